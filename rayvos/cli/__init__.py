@@ -1,0 +1,1 @@
+"""The command rayvos: one file per command, each parses, calls and prints."""

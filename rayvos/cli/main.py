@@ -1,0 +1,119 @@
+"""The command `rayvos`: finds the command's file, runs it, and turns errors into messages and exit codes.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done with dead letters, 130 stopped by Ctrl-C.
+Commands are named as strings and imported when they run, so that `rayvos --help` waits for none of their libraries.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Annotated, Any
+
+import cyclopts
+from cyclopts import App, Parameter
+
+from rayvos.errors import RayvosError, UsageError
+
+__all__ = ["app", "main"]
+
+EXIT_FAILED, EXIT_USAGE, EXIT_DEAD_LETTERS, EXIT_INTERRUPTED = 1, 2, 3, 130
+
+COMMANDS = {
+    "demo": ("rayvos.cli.demo:demo", "Label a generated clip on this machine and name the pictures to open."),
+    "synth": ("rayvos.cli.synth:synth", "Generate clips with exact masks, boxes, points and traces."),
+    "import": ("rayvos.cli.import_:import_", "Turn a data set of another tool into a manifest."),
+    "label": ("rayvos.cli.label:label", "Make masks from boxes, on this machine or a Ray cluster."),
+    "status": ("rayvos.cli.status:status", "Show what a run has committed, and its dead letters."),
+    "plan": ("rayvos.cli.plan:plan", "Show units, frames, output size and time of a run, without doing it."),
+    "export": ("rayvos.cli.export:export", "Write labels as PNGs, COCO or YouTube-VIS json, overlays, contact sheets."),
+    "report": ("rayvos.cli.report:report", "Write one HTML page on a run: throughput, scores, worst labels first."),
+    "eval": ("rayvos.cli.eval:app", "Score masks against truth by the rules of a benchmark."),
+    "doctor": ("rayvos.cli.doctor:doctor", "Check this machine, the cluster, storage and weights."),
+}
+
+app = App(
+    name="rayvos",
+    help="Boxes in, per-object training masks out: video labelling on Ray.\n\n"
+    "Try `rayvos demo`; label your own video with `rayvos label VIDEO --boxes boxes.csv -o out`.",
+    version=lambda: f"rayvos {version('rayvos')}",
+    version_flags=["--version"],
+    result_action="return_value",
+)
+for _name, (_place, _help) in COMMANDS.items():
+    app.command(_place, name=_name, help=_help)
+
+
+@app.meta.default
+def launch(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    config: Annotated[str | None, Parameter(name="--config", help="YAML file of options; flags win over it.")] = None,
+    verbose: Annotated[bool, Parameter(name=["-v", "--verbose"], negative="", help="Log what happens.")] = False,
+    quiet: Annotated[bool, Parameter(name=["-q", "--quiet"], negative="", help="Log errors only.")] = False,
+    log_json: Annotated[bool, Parameter(name="--log-json", negative="", help="Log one JSON object a line.")] = False,
+) -> Any:
+    """Set up logging and the configuration file, then run the command."""
+    set_up_logging(logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING, as_json=log_json)
+    if config is not None:
+        # Keys are the command's option names; cyclopts refuses unknown ones and names the file.
+        app.config = (cyclopts.config.Yaml(config, must_exist=True, use_commands_as_keys=False),)
+    return app(tokens, exit_on_error=False, print_error=True)
+
+
+class _JsonFormatter(logging.Formatter):
+    """One JSON object a line, for log collectors of clusters."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
+        line = {"time": when, "level": record.levelname, "logger": record.name, "message": record.getMessage()}
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def set_up_logging(level: int, *, as_json: bool = False) -> None:
+    """Send rayvos' own log records to stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonFormatter() if as_json else logging.Formatter("%(levelname)s %(name)s %(message)s"))
+    logger = logging.getLogger("rayvos")
+    logger.handlers[:] = [handler]
+    logger.setLevel(level)
+    logger.propagate = False
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    Args:
+        arguments: the words after `rayvos`; None takes them from the process.
+    """
+    try:
+        result = app.meta(arguments, exit_on_error=False, print_error=True)
+    except cyclopts.CycloptsError:
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on where it was", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except UsageError as error:
+        print(f"rayvos: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except BrokenPipeError:
+        return EXIT_FAILED
+    except RayvosError as error:
+        print(f"rayvos: {error} [{error.code}]", file=sys.stderr)
+        return EXIT_FAILED
+    except Exception:
+        traceback.print_exc()
+        print("rayvos: this is a defect of rayvos; please report it with the lines above", file=sys.stderr)
+        return EXIT_FAILED
+    return result if isinstance(result, int) else 0
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Per-clip labelling algorithms: frames and prompts in, labels out; no Ray."""

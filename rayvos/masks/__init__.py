@@ -1,0 +1,1 @@
+"""Masks, boxes, points and boundaries: arrays in, arrays out."""

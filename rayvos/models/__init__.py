@@ -1,0 +1,1 @@
+"""Networks (nn.Module, nothing else) and their weights."""

@@ -1,0 +1,1 @@
+"""Ray Data graphs: manifest, units, actors, committed tables."""

@@ -1,0 +1,1 @@
+"""What people look at: exports, overlays, contact sheets and the quality report."""

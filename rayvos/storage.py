@@ -1,0 +1,255 @@
+"""Files by path or URL: one place that knows fsspec, retries what may heal, and names what does not.
+
+Every path of rayvos may be a local path or any fsspec URL (`s3://bucket/folder`). The commit primitive of a run is
+`create_if_absent`: a whole file appears under its name in one step, or the name was taken before.
+
+Why so: a hard link (local) and a conditional PUT (object stores) are atomic and need no lock, no log and no cleanup
+by anybody else. Rename would replace a file that another process committed first; a lock outlives its killed holder.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import random
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from rayvos.errors import MissingPathError, PermissionDeniedError, StorageError, UsageError
+
+__all__ = [
+    "create_if_absent",
+    "exists",
+    "filesystem",
+    "is_url",
+    "join",
+    "list_folder",
+    "local_path",
+    "naming",
+    "open_input",
+    "read_bytes",
+    "remove",
+    "retrying",
+    "write_bytes",
+]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+ATTEMPTS = 5  # an object store's short outages end within the some seconds that five attempts span
+FIRST_WAIT_S = 0.2
+# What a second attempt cannot heal: the caller, the name or the rights are wrong, not the moment.
+FINAL_ERRNOS = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG}
+
+
+def is_url(path: str) -> bool:
+    """Tell whether `path` is a URL with a scheme (`s3://…`) rather than a local path."""
+    return "://" in path
+
+
+def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Return the file system of `path` and the path inside it.
+
+    Raises:
+        UsageError: no file system is known for the URL's scheme.
+    """
+    try:
+        fs, inner = fsspec.url_to_fs(os.fspath(path))
+    except (ValueError, ImportError) as error:
+        raise UsageError(f"{path}: {error}; use a local path or a URL whose scheme fsspec knows") from error
+    return fs, inner
+
+
+def local_path(path: str) -> Path | None:
+    """Return the local path of `path`, or None where it lies on a remote file system."""
+    if not is_url(path):
+        return Path(path)
+    fs, inner = filesystem(path)
+    return Path(inner) if isinstance(fs, LocalFileSystem) else None
+
+
+def join(folder: str, *names: str) -> str:
+    """Join a folder's path or URL and the names below it with forward slashes."""
+    return "/".join([folder.rstrip("/") or "/", *(name.strip("/") for name in names)])
+
+
+@contextmanager
+def naming(path: str, verb: str = "read") -> Iterator[None]:
+    """Turn what storage raises inside the block into an error that names `path`.
+
+    Raises:
+        MissingPathError: the path leads to nothing.
+        PermissionDeniedError: it may not be touched.
+        StorageError: anything else that storage reports.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise MissingPathError(
+            f"{path}: nothing is there to {verb}; check the path, or the URL's bucket and key"
+        ) from error
+    except PermissionError as error:
+        raise PermissionDeniedError(f"{path}: no permission to {verb} it; check rights or credentials") from error
+    except (OSError, TimeoutError) as error:
+        reason = error.strerror or str(error) or type(error).__name__
+        raise StorageError(f"{path}: could not {verb} it: {reason}") from error
+
+
+def retrying(action: Callable[[], T], *, attempts: int = ATTEMPTS, first_wait_s: float = FIRST_WAIT_S) -> T:
+    """Run `action`, again after growing waits while it fails with an `OSError` that may heal."""
+    for attempt in range(1, attempts + 1):
+        try:
+            return action()
+        except OSError as error:
+            if (
+                attempt == attempts
+                or error.errno in FINAL_ERRNOS
+                or isinstance(error, FileNotFoundError | PermissionError)
+            ):
+                raise
+            wait_s = first_wait_s * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
+            logger.warning("storage attempt=%d error=%s wait_s=%.2f", attempt, error, wait_s)
+            time.sleep(wait_s)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def open_input(path: str) -> IO[bytes]:
+    """Open a file for reading bytes.
+
+    Raises:
+        StorageError: and its children, naming the path.
+    """
+    fs, inner = filesystem(path)
+    with naming(path):
+        return retrying(lambda: fs.open(inner, "rb"))  # type: ignore[no-any-return]
+
+
+def read_bytes(path: str) -> bytes:
+    """Return a file's bytes.
+
+    Raises:
+        StorageError: and its children, naming the path.
+    """
+    fs, inner = filesystem(path)
+    with naming(path):
+        return retrying(lambda: fs.cat_file(inner))  # type: ignore[no-any-return]
+
+
+def exists(path: str) -> bool:
+    """Tell whether a file or folder is there.
+
+    Raises:
+        StorageError: storage does not answer.
+    """
+    fs, inner = filesystem(path)
+    with naming(path):
+        return bool(retrying(lambda: fs.exists(inner)))
+
+
+def list_folder(path: str) -> list[str]:
+    """Return the sorted names (not paths) inside a folder; empty where it does not exist.
+
+    Raises:
+        StorageError: and its children, naming the path.
+    """
+    fs, inner = filesystem(path)
+    fs.invalidate_cache(inner)
+
+    def entries() -> list[Any]:
+        try:
+            return fs.ls(inner, detail=False)  # type: ignore[no-any-return]
+        except FileNotFoundError:
+            return []
+
+    with naming(path, "list"):
+        names = (str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in retrying(entries))
+        return sorted(name for name in names if name)
+
+
+def create_if_absent(path: str, data: bytes) -> bool:
+    """Make a whole file appear in one atomic step, unless its name is taken.
+
+    Returns:
+        True if this call created it; False if it was there before and stays as it was.
+
+    Raises:
+        StorageError: and its children, naming the path. Nothing appears under the name then.
+    """
+    fs, inner = filesystem(path)
+    with naming(path, "write"):
+        if isinstance(fs, LocalFileSystem):
+            return retrying(lambda: _link_if_absent(Path(inner), data))
+        return retrying(lambda: _put_if_absent(fs, inner, data))
+
+
+def _link_if_absent(path: Path, data: bytes) -> bool:
+    if path.exists():
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Readers skip names that start with a dot, so a leftover of a killed process is never taken for a file.
+    temporary = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
+def _put_if_absent(fs: fsspec.AbstractFileSystem, path: str, data: bytes) -> bool:
+    try:
+        fs.pipe_file(path, data, mode="create")
+    except FileExistsError:
+        return False
+    return True
+
+
+def write_bytes(path: str, data: bytes) -> None:
+    """Write or replace a file; readers see the old one or the new one, never a part.
+
+    Raises:
+        StorageError: and its children, naming the path.
+    """
+    fs, inner = filesystem(path)
+
+    def write() -> None:
+        if not isinstance(fs, LocalFileSystem):
+            fs.pipe_file(inner, data)
+            return
+        target = Path(inner)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    with naming(path, "write"):
+        retrying(write)
+
+
+def remove(path: str) -> None:
+    """Remove a file or a folder with all inside it; nothing happens where it is not there.
+
+    Raises:
+        StorageError: and its children, naming the path.
+    """
+    fs, inner = filesystem(path)
+    with naming(path, "remove"):
+        if fs.exists(inner):
+            fs.rm(inner, recursive=True)
