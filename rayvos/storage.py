@@ -130,7 +130,7 @@ def open_input(path: str) -> IO[bytes]:
     """
     fs, inner = filesystem(path)
     with naming(path):
-        return retrying(lambda: fs.open(inner, "rb"))  # type: ignore[no-any-return]
+        return retrying(lambda: fs.open(inner, "rb"))
 
 
 def read_bytes(path: str) -> bytes:
