@@ -1,0 +1,103 @@
+"""Files by path or URL: atomic creation, named failures, retries."""
+
+from __future__ import annotations
+
+import errno
+import threading
+
+import pytest
+
+from rayvos import storage
+from rayvos.errors import MissingPathError, PermissionDeniedError, StorageError, UsageError
+
+
+@pytest.fixture(params=["local", "memory"])
+def folder(request, tmp_path):
+    return str(tmp_path / "a b") if request.param == "local" else f"memory://{tmp_path.name}"
+
+
+def test_a_file_is_created_once_and_never_replaced(folder):
+    path = storage.join(folder, "labels", "unit.parquet")
+
+    assert storage.create_if_absent(path, b"first")
+    assert not storage.create_if_absent(path, b"second")
+    assert storage.read_bytes(path) == b"first"
+
+
+def test_of_many_writers_exactly_one_creates_the_file(tmp_path):
+    path, wins = str(tmp_path / "unit"), list[bytes]()
+
+    def write(data: bytes) -> None:
+        if storage.create_if_absent(path, data):
+            wins.append(data)
+
+    threads = [threading.Thread(target=write, args=(bytes([i]) * 1000,)) for i in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(wins) == 1
+    assert storage.read_bytes(path) == wins[0]
+
+
+def test_a_failed_creation_leaves_nothing_behind(tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+
+    with pytest.raises(StorageError, match="No space left"):
+        storage.create_if_absent(str(tmp_path / "unit"), b"data")
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_heals_is_tried_again_and_what_cannot_is_not():
+    calls: list[int] = []
+
+    def fails_twice() -> str:
+        calls.append(1)
+        if len(calls) < 3:
+            raise OSError(errno.EIO, "flaky")
+        return "done"
+
+    def denied() -> str:
+        calls.append(1)
+        raise PermissionError("no")
+
+    assert storage.retrying(fails_twice, first_wait_s=0.001) == "done"
+    assert len(calls) == 3
+    with pytest.raises(PermissionError):
+        storage.retrying(denied, first_wait_s=0.001)
+    assert len(calls) == 4
+
+
+def test_writing_replaces_and_listing_names_what_is_there(folder):
+    path = storage.join(folder, "x.json")
+    storage.write_bytes(path, b"1")
+    storage.write_bytes(path, b"2")
+
+    assert storage.read_bytes(path) == b"2"
+    assert storage.list_folder(folder) == ["x.json"]
+    assert storage.exists(path)
+    storage.remove(path)
+    assert not storage.exists(path)
+    assert storage.list_folder(storage.join(folder, "nowhere")) == []
+
+
+def test_failures_name_the_path_and_the_remedy(tmp_path):
+    with pytest.raises(MissingPathError, match="nowhere"):
+        storage.read_bytes(str(tmp_path / "nowhere"))
+    with pytest.raises(UsageError, match="nope://"):
+        storage.read_bytes("nope://bucket/key")
+
+
+def test_a_path_without_permission_is_named(tmp_path, monkeypatch):
+    def denied(*_: object, **__: object) -> bytes:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("fsspec.implementations.local.LocalFileSystem.cat_file", denied)
+
+    with pytest.raises(PermissionDeniedError, match="secret"):
+        storage.read_bytes(str(tmp_path / "secret"))
