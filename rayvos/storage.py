@@ -13,6 +13,7 @@ import errno
 import logging
 import os
 import random
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -35,6 +36,7 @@ __all__ = [
     "local_path",
     "naming",
     "open_input",
+    "open_output",
     "read_bytes",
     "remove",
     "retrying",
@@ -241,6 +243,35 @@ def write_bytes(path: str, data: bytes) -> None:
 
     with naming(path, "write"):
         retrying(write)
+
+
+@contextmanager
+def open_output(path: str) -> Iterator[IO[bytes]]:
+    """Open a file of any size for writing; it appears whole, in one step, when the block ends without error.
+
+    Yields:
+        A local, seekable file; for a remote path it is uploaded at the end.
+
+    Raises:
+        StorageError: and its children, naming the path. The path then holds what it held before.
+    """
+    fs, inner = filesystem(path)
+    with naming(path, "write"):
+        if not isinstance(fs, LocalFileSystem):
+            with tempfile.NamedTemporaryFile() as file:
+                yield file
+                file.flush()
+                retrying(lambda: fs.put_file(file.name, inner))
+            return
+        target = Path(inner)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            with temporary.open("w+b") as file:
+                yield file
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def remove(path: str) -> None:

@@ -101,3 +101,20 @@ def test_a_path_without_permission_is_named(tmp_path, monkeypatch):
 
     with pytest.raises(PermissionDeniedError, match="secret"):
         storage.read_bytes(str(tmp_path / "secret"))
+
+
+def test_a_large_file_appears_whole_or_not_at_all(folder):
+    path = storage.join(folder, "labels.parquet")
+    with storage.open_output(path) as file:
+        file.write(b"old")
+
+    def break_off() -> None:
+        with storage.open_output(path) as file:
+            file.write(b"half of the new")
+            assert storage.read_bytes(path) == b"old"
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        break_off()
+    assert storage.read_bytes(path) == b"old"
+    assert storage.list_folder(folder) == ["labels.parquet"]
