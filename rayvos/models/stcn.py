@@ -1,0 +1,332 @@
+"""STCN: space-time correspondence networks, with the official state-dict names.
+
+Source: STCN (Cheng, Tai, Tang 2021); facts of the official implementation: BN statistics are frozen always, the
+bottleneck's stride sits on its 3x3 convolution, value-encoder convolutions carry biases, the decoder works at
+strides 16, 8 and 4.
+
+Departs from the official code in the order of sums only: what objects of a frame share (the skip convolutions, the
+key-feature halves of `fuser.block1` and `decoder.compress`) is computed once and added, not once per object.
+
+Layouts: B images, K objects, C channels, H W pixels, h w pixels at stride 16, N = memory positions, T memory frames.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["STCN", "FrameFeatures", "aggregate", "read_memory"]
+
+KEY_CHANNELS = 64
+VALUE_CHANNELS = 512
+PROBABILITY_EPSILON = 1e-7  # official soft aggregation
+
+
+class FrameFeatures(NamedTuple):
+    """What the key encoder gives of images; everything else is computed from it."""
+
+    key_BChw: Tensor
+    thin_BChw: Tensor
+    """Compressed features, 512 channels, for the decoder."""
+    f16_BChw: Tensor
+    """1024 channels, for the value encoder: needed on memory frames only."""
+    f8_BCHW: Tensor
+    f4_BCHW: Tensor
+
+
+class _Bottleneck(nn.Module):
+    """ResNet bottleneck without biases, stride on the 3x3 convolution."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv3 = nn.Conv2d(channels, 4 * channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(4 * channels)
+        self.downsample = None
+        if stride != 1 or in_channels != 4 * channels:
+            convolution = nn.Conv2d(in_channels, 4 * channels, 1, stride, bias=False)
+            self.downsample = nn.Sequential(convolution, nn.BatchNorm2d(4 * channels))
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x_BCHW)))
+        out = F.relu(self.bn2(self.conv2(out)))
+        shortcut = x_BCHW if self.downsample is None else self.downsample(x_BCHW)
+        merged: Tensor = F.relu(self.bn3(self.conv3(out)) + shortcut)
+        return merged
+
+
+class _BasicBlock(nn.Module):
+    """ResNet basic block; its convolutions have biases here."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, 1)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.downsample = None
+        if stride != 1 or in_channels != channels:
+            self.downsample = nn.Sequential(nn.Conv2d(in_channels, channels, 1, stride), nn.BatchNorm2d(channels))
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x_BCHW)))
+        shortcut = x_BCHW if self.downsample is None else self.downsample(x_BCHW)
+        merged: Tensor = F.relu(self.bn2(self.conv2(out)) + shortcut)
+        return merged
+
+
+class _ResBlock(nn.Module):
+    """Pre-activation residual block; the shortcut convolution sees the raw input."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.downsample = nn.Conv2d(in_channels, out_channels, 3, padding=1) if in_channels != out_channels else None
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        shortcut = x_BCHW if self.downsample is None else self.downsample(x_BCHW)
+        merged: Tensor = self.conv2(F.relu(self.conv1(F.relu(x_BCHW)))) + shortcut
+        return merged
+
+    def forward_split(self, own_KCHW: Tensor, shared_BCHW: Tensor) -> Tensor:
+        """Return `forward` of the channel-wise concatenation, computing the shared part once for all objects.
+
+        ReLU acts elementwise before `conv1`, so a convolution of concatenated channels is a sum of two.
+        """
+        if self.downsample is None:
+            raise ValueError("a split block changes the number of channels")
+        split = own_KCHW.shape[1]
+        first = _split_conv(self.conv1, F.relu(own_KCHW), F.relu(shared_BCHW), split)
+        shortcut = _split_conv(self.downsample, own_KCHW, shared_BCHW, split)
+        merged: Tensor = self.conv2(F.relu(first)) + shortcut
+        return merged
+
+
+def _split_conv(conv: nn.Conv2d, own_KCHW: Tensor, shared_BCHW: Tensor, split: int) -> Tensor:
+    own = F.conv2d(own_KCHW, conv.weight[:, :split], conv.bias, padding=1)
+    return own + F.conv2d(shared_BCHW, conv.weight[:, split:], padding=1)
+
+
+class _KeyEncoder(nn.Module):
+    """ResNet-50 up to stage 3."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.res2 = _stage(64, 64, 3, 1)
+        self.layer2 = _stage(256, 128, 4, 2)
+        self.layer3 = _stage(512, 256, 6, 2)
+
+    def forward(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = F.max_pool2d(F.relu(self.bn1(self.conv1(image_BCHW))), 3, 2, 1)
+        f4 = self.res2(x)
+        f8 = self.layer2(f4)
+        return self.layer3(f8), f8, f4
+
+
+def _stage(in_channels: int, channels: int, depth: int, stride: int) -> nn.Sequential:
+    blocks = [_Bottleneck(in_channels, channels, stride)]
+    return nn.Sequential(*blocks, *(_Bottleneck(4 * channels, channels, 1) for _ in range(depth - 1)))
+
+
+class _ChannelGate(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Flatten(), nn.Linear(channels, channels // 16), nn.ReLU(), nn.Linear(channels // 16, channels)
+        )
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        attention = self.mlp(x_BCHW.mean((2, 3))) + self.mlp(x_BCHW.amax((2, 3)))
+        return x_BCHW * torch.sigmoid(attention)[:, :, None, None]
+
+
+class _SpatialConv(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 1, 7, padding=3)
+
+
+class _SpatialGate(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.spatial = _SpatialConv()
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        pooled = torch.cat([x_BCHW.amax(1, keepdim=True), x_BCHW.mean(1, keepdim=True)], 1)
+        return x_BCHW * torch.sigmoid(self.spatial.conv(pooled))
+
+
+class _CBAM(nn.Module):
+    """Channel gate, then spatial gate."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.ChannelGate = _ChannelGate(channels)
+        self.SpatialGate = _SpatialGate()
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        out: Tensor = self.SpatialGate(self.ChannelGate(x_BCHW))
+        return out
+
+
+class _FeatureFuser(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.block1 = _ResBlock(256 + 1024, VALUE_CHANNELS)
+        self.attention: _CBAM | None = _CBAM(VALUE_CHANNELS)
+        self.block2 = _ResBlock(VALUE_CHANNELS, VALUE_CHANNELS)
+
+    def forward(self, value_KChw: Tensor, f16_BChw: Tensor) -> Tensor:
+        x = self.block1.forward_split(value_KChw, f16_BChw)
+        if self.attention is not None:
+            x = x + self.attention(x)
+        out: Tensor = self.block2(x)
+        return out
+
+
+class _ValueEncoder(nn.Module):
+    """ResNet-18 up to stage 3 on image, own mask and the other objects' mask, fused with the key features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(5, 64, 7, 2, 3)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.layer1 = nn.Sequential(_BasicBlock(64, 64, 1), _BasicBlock(64, 64, 1))
+        self.layer2 = nn.Sequential(_BasicBlock(64, 128, 2), _BasicBlock(128, 128, 1))
+        self.layer3 = nn.Sequential(_BasicBlock(128, 256, 2), _BasicBlock(256, 256, 1))
+        self.fuser = _FeatureFuser()
+
+    def forward(self, image_BCHW: Tensor, f16_BChw: Tensor, mask_K1HW: Tensor, others_K1HW: Tensor) -> Tensor:
+        weight = self.conv1.weight
+        shared = F.conv2d(image_BCHW, weight[:, :3], stride=2, padding=3)
+        own = F.conv2d(torch.cat([mask_K1HW, others_K1HW], 1), weight[:, 3:], self.conv1.bias, 2, 3)
+        x = F.max_pool2d(F.relu(self.bn1(own + shared)), 3, 2, 1)
+        out: Tensor = self.fuser(self.layer3(self.layer2(self.layer1(x))), f16_BChw)
+        return out
+
+
+class _KeyProjection(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.key_proj = nn.Conv2d(1024, KEY_CHANNELS, 3, padding=1)
+
+    def forward(self, f16_BChw: Tensor) -> Tensor:
+        out: Tensor = self.key_proj(f16_BChw)
+        return out
+
+
+class _UpsampleBlock(nn.Module):
+    def __init__(self, skip_channels: int, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.skip_conv = nn.Conv2d(skip_channels, in_channels, 3, padding=1)
+        self.out_conv = _ResBlock(in_channels, out_channels)
+
+    def forward(self, skip_BCHW: Tensor, x_KChw: Tensor) -> Tensor:
+        up = F.interpolate(x_KChw, scale_factor=2.0, mode="bilinear", align_corners=False)
+        out: Tensor = self.out_conv(self.skip_conv(skip_BCHW) + up)
+        return out
+
+
+class _Decoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.compress = _ResBlock(1024, 512)
+        self.up_16_8 = _UpsampleBlock(512, 512, 256)
+        self.up_8_4 = _UpsampleBlock(256, 256, 256)
+        self.pred = nn.Conv2d(256, 1, 3, padding=1)
+
+    def forward(self, readout_KChw: Tensor, thin_BChw: Tensor, f8_BCHW: Tensor, f4_BCHW: Tensor) -> Tensor:
+        x = self.compress.forward_split(readout_KChw, thin_BChw)
+        x = self.up_8_4(f4_BCHW, self.up_16_8(f8_BCHW, x))
+        logits = self.pred(F.relu(x))
+        return F.interpolate(logits, scale_factor=4.0, mode="bilinear", align_corners=False)
+
+
+class STCN(nn.Module):
+    """The whole network, always in evaluation mode (its BN statistics are frozen, in training too).
+
+    Images are RGB, normalised by the ImageNet mean and deviation, their sides multiples of 16.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.key_encoder = _KeyEncoder()
+        self.value_encoder = _ValueEncoder()
+        self.key_proj = _KeyProjection()
+        self.key_comp = nn.Conv2d(1024, VALUE_CHANNELS, 3, padding=1)
+        self.decoder = _Decoder()
+        self.eval()
+
+    def train(self, mode: bool = True) -> STCN:
+        """Stay in evaluation mode; gradients flow all the same."""
+        return super().train(False)
+
+    def encode_key(self, image_BCHW: Tensor) -> FrameFeatures:
+        """Return the features of images: (B, 3, H, W) float to key (B, 64, H/16, W/16) and the rest."""
+        f16, f8, f4 = self.key_encoder(image_BCHW)
+        return FrameFeatures(self.key_proj(f16), self.key_comp(f16), f16, f8, f4)
+
+    def encode_value(self, image_1CHW: Tensor, f16_1Chw: Tensor, masks_KHW: Tensor) -> Tensor:
+        """Return the values (K, 512, H/16, W/16) of all objects of one frame.
+
+        Args:
+            image_1CHW: (1, 3, H, W), normalised.
+            f16_1Chw: the frame's `FrameFeatures.f16_BChw`.
+            masks_KHW: aggregated probabilities of the objects, background left out, in [0, 1].
+        """
+        mask_K1HW = masks_KHW[:, None]
+        others_K1HW = mask_K1HW.sum(0, keepdim=True) - mask_K1HW if len(mask_K1HW) > 1 else torch.zeros_like(mask_K1HW)
+        out: Tensor = self.value_encoder(image_1CHW, f16_1Chw, mask_K1HW, others_K1HW)
+        return out
+
+    def decode(self, readout_KChw: Tensor, features: FrameFeatures) -> Tensor:
+        """Return the logits (K, H, W) of all objects of one frame from what they read in memory (K, 512, h, w)."""
+        logits: Tensor = self.decoder(readout_KChw, features.thin_BChw, features.f8_BCHW, features.f4_BCHW)
+        return logits[:, 0]
+
+
+def read_memory(key_NC: Tensor, half_norm_N: Tensor, value_KNC: Tensor, query_QC: Tensor, top_k: int | None) -> Tensor:
+    """Return what each query position reads: the values of its most similar memory positions, softmax-weighted.
+
+    Similarity is the negative squared distance over the square root of the key's length; the query's own norm is
+    left out, since it shifts all similarities of a query alike.
+
+    Args:
+        key_NC: (N, 64) memory keys.
+        half_norm_N: (N,) squared norms of the keys over 8.
+        value_KNC: (K, N, 512).
+        query_QC: (Q, 64).
+        top_k: how many memory positions a query reads; None: all of them.
+
+    Returns:
+        (K, Q, 512).
+    """
+    scale = KEY_CHANNELS**-0.5
+    affinity_QN = torch.addmm(half_norm_N[None], query_QC, key_NC.T, beta=-1, alpha=2 * scale)
+    if top_k is None or top_k >= affinity_QN.shape[1]:
+        weight_QN = torch.softmax(affinity_QN, 1)
+        return torch.matmul(weight_QN, value_KNC)
+    best_QT, index_QT = affinity_QN.topk(top_k, 1)
+    weight_QT = torch.softmax(best_QT, 1)
+    reads = [F.embedding_bag(index_QT, value_NC, per_sample_weights=weight_QT, mode="sum") for value_NC in value_KNC]
+    return torch.stack(reads)
+
+
+def aggregate(probability_KHW: Tensor) -> Tensor:
+    """Return the soft aggregation of the objects' probabilities: (K, H, W) to (K + 1, H, W), background first.
+
+    Source: STM/STCN; float32 always, since 1 - 1e-7 is 1 in half precision.
+    """
+    probability_KHW = probability_KHW.float()
+    background = torch.prod(1 - probability_KHW, 0, keepdim=True)
+    stacked = torch.cat([background, probability_KHW]).clamp(PROBABILITY_EPSILON, 1 - PROBABILITY_EPSILON)
+    return torch.softmax(torch.logit(stacked), 0)
