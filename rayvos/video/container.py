@@ -1,8 +1,4 @@
-"""Frames from video files (mp4, mov, mkv, webm, avi and more) by PyAV, local or by URL.
-
-A frame is a position in display order. Reading from the start counts frames; a jump uses an index of all packets'
-times (one pass over the file without decoding, made on the first jump), seeks to the key frame before and tells
-frames by their times, so variable frame rates and reordered frames come out exact.
+"""Video files (mp4, mov, mkv, webm, avi and more) by PyAV, local or by URL: what they hold, and their frames in order.
 
 Damage is an error, not a guess: the decoder is told to refuse broken slices (`err_detect=explode`) that it would
 otherwise paint over from their neighbours, frames it marks as corrupt are refused, and a file that ends early is
@@ -11,29 +7,34 @@ noticed by the manifest's frame count. Damage that leaves a valid stream cannot 
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from types import TracebackType
-from typing import IO, Any, Self
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, Any
 
 import av
 import numpy as np
 from numpy.typing import NDArray
 
 from rayvos import storage
-from rayvos.annotations.records import Clip
-from rayvos.errors import DecodeError, FormatError, FrameMissingError, FrameSizeError, MissingPathError
-from rayvos.video.decode_ahead import DecodeAhead
+from rayvos.errors import DecodeError, RayvosError
 from rayvos.video.limits import DecodeLimits
 
-__all__ = ["VIDEO_SUFFIXES", "VideoInfo", "VideoReader", "probe_video"]
+__all__ = [
+    "VIDEO_SUFFIXES",
+    "OpenVideo",
+    "VideoIndex",
+    "VideoInfo",
+    "frames_counted",
+    "frames_timed",
+    "index_video",
+    "probe_video",
+    "quarter_turns",
+]
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".ogv", ".wmv")
 
 # Playlists and other formats that make FFmpeg open further files or addresses are not read.
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf,h264,hevc,ivf,gif,mxf,nut"
-DECODE_ONWARD = 32  # frames that are decoded and dropped rather than indexing the file for a jump
 RE_ENCODE = "re-encode it (ffmpeg -i IN -c:v libx264 -crf 12 OUT.mp4), or leave the clip out"
 
 
@@ -58,7 +59,7 @@ class VideoInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class _Index:
+class VideoIndex:
     """Display order of all packets: `times[position]`, and the key frames to seek to."""
 
     num_frames: int
@@ -90,17 +91,17 @@ def probe_video(path: str, *, limits: DecodeLimits | None = None) -> VideoInfo:
         DecodeError: it is no video, it has no frames, or its first one cannot be decoded.
         ImageTooLargeError: its frames have more pixels than allowed.
     """
-    opened = _Opened(path, path, limits or DecodeLimits())
+    opened = OpenVideo(path, path, limits or DecodeLimits())
     try:
-        stream = opened.stream
-        index = _index(opened)
+        index = index_video(opened)
         if index.num_frames == 0:
             raise DecodeError(f"{path}: expected frames, found none; {RE_ENCODE}")
         opened.restart()
-        _, first = next(_counted(opened), (0, None))
+        _, first = next(frames_counted(opened), (0, None))
         if first is None:
             raise DecodeError(f"{path}: {index.num_frames} packets but no frame can be decoded; {RE_ENCODE}")
-        turns = _quarter_turns(first)
+        stream = opened.stream  # as opened last: that of the first pass is gone
+        turns = quarter_turns(first)
         height, width = (first.width, first.height) if turns % 2 else (first.height, first.width)
         base = float(stream.time_base or 0)
         return VideoInfo(
@@ -118,29 +119,27 @@ def probe_video(path: str, *, limits: DecodeLimits | None = None) -> VideoInfo:
         opened.close()
 
 
-def _quarter_turns(frame: Any) -> int:
+def quarter_turns(frame: Any) -> int:
     """Return the counter-clockwise quarter turns that show the frame upright."""
-    return int(round(frame.rotation / 90)) % 4
+    turns: int = round(frame.rotation / 90) % 4
+    return turns
 
 
-def _index(opened: _Opened) -> _Index:
+def index_video(opened: OpenVideo) -> VideoIndex:
     """Pass over all packets of a freshly opened file."""
     times: list[int | None] = []
     seeks: dict[int, int] = {}
-    try:
-        for packet in opened.container.demux(opened.stream):
-            if packet.size == 0 or packet.is_discard or _is_hidden(packet, opened.stream):
-                continue
-            times.append(packet.pts)
-            if packet.is_keyframe and packet.pts is not None:
-                seeks[packet.pts] = packet.pts if packet.dts is None else min(packet.pts, packet.dts)
-    except av.FFmpegError as error:
-        raise opened.failed("its packets cannot be listed", error) from error
+    for packet in opened.packets():
+        if packet.size == 0 or packet.is_discard or _is_hidden(packet, opened.stream):
+            continue
+        times.append(packet.pts)
+        if packet.is_keyframe and packet.pts is not None:
+            seeks[packet.pts] = packet.pts if packet.dts is None else min(packet.pts, packet.dts)
     known = np.unique(np.array([time for time in times if time is not None], np.int64))
     if known.size < len(times):  # times are missing or there twice: such a file is read by counting only
-        return _Index(len(times), *(np.empty(0, np.int64) for _ in range(3)))
+        return VideoIndex(len(times), *(np.empty(0, np.int64) for _ in range(3)))
     starts = np.array(sorted(seeks), np.int64)
-    return _Index(
+    return VideoIndex(
         len(times), known, np.searchsorted(known, starts), np.array([seeks[int(time)] for time in starts], np.int64)
     )
 
@@ -150,7 +149,7 @@ def _is_hidden(packet: Any, stream: Any) -> bool:
     return stream.codec_context.name == "vp8" and not bytes(packet)[0] & 0x10
 
 
-class _Opened:
+class OpenVideo:
     """An open file with its video stream."""
 
     def __init__(self, path: str, where: str, limits: DecodeLimits) -> None:
@@ -170,10 +169,14 @@ class _Opened:
         # A Python file rather than a name: FFmpeg would take some names for protocols.
         self._file = storage.open_input(self.path)
         try:
-            container: Any = av.open(self._file, options={"format_whitelist": FORMATS})
-        except (av.FFmpegError, ValueError) as error:
+            with storage.naming(self.path):
+                if not self._file.read(1):
+                    raise self.failed("expected a video, found an empty file")
+                self._file.seek(0)
+                container = self._open_container()
+        except RayvosError:
             self.close()
-            raise self.failed("expected a video, found none that can be opened", error) from error
+            raise
         self.container = container
         stream: Any = container.streams.best("video")
         if stream is None or stream.codec_context is None:
@@ -184,6 +187,20 @@ class _Opened:
         self._limits.check_pixels(stream.height or 0, stream.width or 0, self.where)
         stream.codec_context.options = {"err_detect": "explode", "max_pixels": str(self._limits.max_pixels)}
 
+    def _open_container(self) -> Any:
+        try:
+            return av.open(self._file, options={"format_whitelist": FORMATS})
+        except (av.FFmpegError, ValueError) as error:
+            raise self.failed("expected a video, found none that can be opened", error) from error
+
+    def packets(self) -> Iterator[Any]:
+        """Yield the packets from where the file stands, and an empty one that flushes the decoder."""
+        with storage.naming(self.path):
+            try:
+                yield from self.container.demux(self.stream)
+            except av.FFmpegError as error:
+                raise self.failed("the file is damaged", error) from error
+
     def close(self) -> None:
         """Close the file."""
         if self._file is not None:
@@ -193,11 +210,11 @@ class _Opened:
             self._file = None
 
 
-def _counted(opened: _Opened) -> Iterator[tuple[int, Any]]:
+def frames_counted(opened: OpenVideo) -> Iterator[tuple[int, Any]]:
     """Yield (position, frame) of a file that stands at its start."""
     position = 0
     try:
-        for packet in opened.container.demux(opened.stream):
+        for packet in opened.packets():
             for frame in packet.decode():
                 _refuse_corrupt(opened, frame)
                 yield position, frame
@@ -206,10 +223,10 @@ def _counted(opened: _Opened) -> Iterator[tuple[int, Any]]:
         raise opened.failed(f"frame {position} of the file cannot be decoded", error) from error
 
 
-def _timed(opened: _Opened, index: _Index, start: int) -> Iterator[tuple[int, Any]]:
+def frames_timed(opened: OpenVideo, index: VideoIndex, start: int) -> Iterator[tuple[int, Any]]:
     """Yield (position, frame) of a file that was sought to the key frame at `start`, or to one before it."""
     reached = False
-    for packet in opened.container.demux(opened.stream):
+    for packet in opened.packets():
         try:
             frames = packet.decode()
         except av.FFmpegError as error:
@@ -226,170 +243,6 @@ def _timed(opened: _Opened, index: _Index, start: int) -> Iterator[tuple[int, An
                 yield position, frame
 
 
-def _refuse_corrupt(opened: _Opened, frame: Any) -> None:
+def _refuse_corrupt(opened: OpenVideo, frame: Any) -> None:
     if frame.is_corrupt:
         raise opened.failed("the decoder marks a frame as corrupt")
-
-
-@dataclass(eq=False)
-class _Place:
-    """An open file and how far it was decoded; one thread at a time uses it."""
-
-    opened: _Opened
-    next: int = 0
-    """Position of the frame that comes next."""
-    frames: Iterator[Any] | None = field(default=None, repr=False)
-
-
-class VideoReader:
-    """Reads the frames of a clip that is (part of) a video file; several passes may be under way at once.
-
-    Args:
-        clip: its source is of kind `video`.
-        limits: bounds on decoding.
-
-    Raises:
-        FrameMissingError: the file does not exist.
-        DecodeError: it is no video.
-        FormatError: the clip names more or fewer positions than it has frames.
-        StorageError: and its children, naming the file.
-    """
-
-    def __init__(self, clip: Clip, limits: DecodeLimits) -> None:
-        self.num_frames, self.height, self.width = clip.num_frames, clip.height, clip.width
-        self._clip_id, self._path, self._limits = clip.clip_id, clip.source.uri, limits
-        self._positions = clip.source.video_frames or range(clip.num_frames)
-        if len(self._positions) != clip.num_frames:
-            raise FormatError(
-                f"clip {clip.clip_id!r}: {len(self._positions)} video frames listed but num_frames is "
-                f"{clip.num_frames}; re-import the clip"
-            )
-        self._lock = threading.Lock()
-        self._index: _Index | None = None
-        self._seekable = True
-        self._idle: list[_Place] = []
-        self._passes: set[DecodeAhead[NDArray[np.uint8]]] = set()
-        self._closed = False
-        self._idle.append(self._open())
-
-    def _open(self) -> _Place:
-        where = f"clip {self._clip_id!r}"
-        try:
-            return _Place(_Opened(self._path, where, self._limits))
-        except MissingPathError as error:
-            raise FrameMissingError(
-                f"{where}: the video file {self._path} does not exist; restore it, or re-import the clip"
-            ) from error
-
-    def read(self, frames: Sequence[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """Yield (frame, RGB uint8 image (height, width, 3)) in the order asked for; ascending is fastest.
-
-        Raises:
-            FrameMissingError, FrameSizeError, DecodeError, ImageTooLargeError, StorageError: naming clip and frame.
-        """
-        if self._closed:
-            raise ValueError(f"clip {self._clip_id!r}: frames were asked for after their reader was closed")
-        place = self._idle.pop() if self._idle else self._open()
-        ahead = self._limits.frames_ahead(self.height, self.width)
-        running = DecodeAhead(lambda frame: self._image(place, frame), frames, num_threads=1, ahead=ahead)
-        self._passes.add(running)
-        try:
-            yield from running
-        finally:
-            self._passes.discard(running)
-            if running.close():  # else the thread still decodes: the place is its own, and ends with it
-                self._give_back(place)
-
-    def _give_back(self, place: _Place) -> None:
-        if self._closed or self._idle:
-            place.opened.close()
-        else:
-            self._idle.append(place)
-
-    def _image(self, place: _Place, frame: int) -> NDArray[np.uint8]:
-        where = f"clip {self._clip_id!r} frame {frame}"
-        if not 0 <= frame < self.num_frames:
-            raise FrameMissingError(f"{where}: the clip has frames 0…{self.num_frames - 1}; ask for one of them")
-        place.opened.where = where
-        decoded = self._frame_at(place, self._positions[frame])
-        self._limits.check_pixels(decoded.height, decoded.width, where)
-        image: NDArray[np.uint8] = decoded.to_ndarray(format="rgb24")
-        turns = _quarter_turns(decoded)
-        if turns:
-            image = np.ascontiguousarray(np.rot90(image, turns))
-        if image.shape[:2] != (self.height, self.width):
-            raise FrameSizeError(
-                f"{where} ({self._path}): frame is {image.shape[0]}x{image.shape[1]} but the manifest says "
-                f"{self.height}x{self.width}; re-import the clip"
-            )
-        return image
-
-    def _frame_at(self, place: _Place, position: int) -> Any:
-        """Return the decoded frame at a position of the file."""
-        if self._seekable and not place.next <= position < place.next + DECODE_ONWARD:
-            self._jump(place, position)
-        elif position < place.next:
-            self._restart(place)
-        if place.frames is None:
-            place.frames = _counted(place.opened)
-        for found, frame in place.frames:
-            place.next = found + 1
-            if found == position:
-                return frame
-            if found > position:  # key frames of this file cannot be sought by time: count from the start
-                self._seekable = False
-                self._restart(place)
-                return self._frame_at(place, position)
-        raise DecodeError(
-            f"{place.opened.where} ({self._path}): the file ends after {place.next} frames but the manifest needs "
-            f"{max(self._positions) + 1}; the file is cut off or was replaced: copy it again, or re-import the clip"
-        )
-
-    def _restart(self, place: _Place) -> None:
-        place.opened.restart()
-        place.next, place.frames = 0, None
-
-    def _jump(self, place: _Place, position: int) -> None:
-        """Move to the key frame before a position, unless decoding onward gets there as soon."""
-        index = self._known_index()
-        before = int(np.searchsorted(index.keyframes, position, side="right")) - 1
-        if before < 0:
-            if position < place.next:
-                self._restart(place)
-            return
-        start = int(index.keyframes[before])
-        if place.next <= position and start <= place.next:
-            return
-        self._restart(place)
-        try:
-            place.opened.container.seek(int(index.seek_times[before]), stream=place.opened.stream, backward=True)
-        except av.FFmpegError as error:
-            raise place.opened.failed("cannot seek", error) from error
-        place.next = start
-        place.frames = _timed(place.opened, index, start)
-
-    def _known_index(self) -> _Index:
-        with self._lock:
-            if self._index is None:
-                opened = self._open().opened
-                try:
-                    self._index = _index(opened)
-                finally:
-                    opened.close()
-            return self._index
-
-    def close(self) -> None:
-        """Stop the threads of all passes and close the files."""
-        self._closed = True
-        for running in list(self._passes):
-            running.close()
-        while self._idle:
-            self._idle.pop().opened.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from rayvos.annotations.records import Clip
 from rayvos.errors import choose
-from rayvos.video.container import VideoReader
 from rayvos.video.image_folder import ImageFolderReader
 from rayvos.video.limits import DecodeLimits
+from rayvos.video.video_reader import VideoReader
 
 __all__ = ["open_clip"]
 
