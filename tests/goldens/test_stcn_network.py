@@ -2,79 +2,34 @@
 
 from __future__ import annotations
 
-import json
-import os
-import zlib
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
 from rayvos.models.stcn import STCN, aggregate, read_memory
+from tests.goldens.stcn_cases import GOLDENS, case_names, formula_network, load_case, normalised
 
-GOLDENS = Path(os.environ.get("RAYVOS_GOLDENS", Path(__file__).parents[2] / "../shared/goldens")) / "stcn"
 if not GOLDENS.is_dir():
     pytest.skip(f"no golden files at {GOLDENS}; set RAYVOS_GOLDENS", allow_module_level=True)
-CASES = sorted(path.name for path in GOLDENS.glob("*.npz") if "i_k16" in np.load(path).files)
+CASES = case_names("i_k16")
 RELATIVE = 1e-4  # of a tensor's maximum: float32 sums in another order
-MEAN, DEVIATION = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-
-
-def formula_weight(key: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Return the weight that the goldens' README-formula gives for a state-dict key."""
-    z = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(shape)
-    if key.endswith("running_mean"):
-        return 0.1 * z
-    if key.endswith("running_var"):
-        return 1 + 0.2 * np.abs(z)
-    if key.endswith(".bias"):
-        return 0.05 * z
-    if z.ndim == 1:
-        small = key.endswith(".bn3.weight") or (key.startswith("value_encoder.layer") and key.endswith("bn2.weight"))
-        return (1 + 0.1 * z) * (0.4 if small else 1)
-    if z.ndim == 2:
-        return z / np.sqrt(shape[1])
-    if shape[1] >= 32:
-        z = z - z.mean(1, keepdims=True)
-    w = z * np.sqrt(2 / np.prod(shape[1:]))
-    if key == "value_encoder.conv1.weight":
-        w[:, 3] *= 8
-        w[:, 4] *= 4
-    factors = {"key_proj.key_proj.weight": 3, "key_comp.weight": 0.25}
-    w = w * factors.get(key, 1)
-    w = w * (0.25 if key.endswith(".skip_conv.weight") else 1)
-    return w * (0.3 if key.endswith("SpatialGate.spatial.conv.weight") else 1)
 
 
 @pytest.fixture(scope="module")
 def network() -> STCN:
-    model = STCN()
-    head = np.load(GOLDENS / "pred_head.npz")
-    weights = {
-        key: torch.zeros((), dtype=torch.int64)
-        if key.endswith("num_batches_tracked")
-        else torch.from_numpy(formula_weight(key, tuple(value.shape)).astype(np.float32))
-        for key, value in model.state_dict().items()
-    }
-    weights |= {key: torch.from_numpy(head[key].astype(np.float32)) for key in head.files}
-    model.load_state_dict(weights)
-    return model
+    return formula_network()
 
 
 @pytest.fixture(scope="module", params=CASES)
 def case(request, network):
     """Run the step from the annotated frame to the next one."""
-    data = np.load(GOLDENS / request.param)
-    meta = json.loads(str(data["meta"]))
+    data, meta = load_case(request.param)
     start = min(int(frame) for frame in meta["annotated"])
     ids = meta["annotated"][str(start)]
     left, right, top, bottom = meta["pad"]
 
     def image(frame: int) -> torch.Tensor:
-        pixels = torch.from_numpy(data["frames"][frame]).float() / 255
-        normalised = ((pixels - MEAN) / DEVIATION).permute(2, 0, 1)[None]
-        return torch.nn.functional.pad(normalised, (left, right, top, bottom))
+        return torch.nn.functional.pad(normalised(data, frame)[None], (left, right, top, bottom))
 
     labels = np.pad(data["labels_in"][start], ((top, bottom), (left, right)))
     masks = torch.from_numpy(np.stack([labels == i for i in ids]).astype(np.float32))
