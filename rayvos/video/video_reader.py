@@ -157,7 +157,7 @@ class VideoReader:
         start = int(index.keyframes[before])
         if place.next <= position and start <= place.next:
             return
-        self._restart(place)
+        place.frames = None
         try:
             place.opened.container.seek(int(index.seek_times[before]), stream=place.opened.stream, backward=True)
         except av.FFmpegError as error:
