@@ -16,7 +16,11 @@
     ├── StorageError            storage_failed      reading or writing storage failed for good
     │   ├── MissingPathError    path_missing        a path or URL leads to nothing
     │   └── PermissionDeniedError  permission_denied a path or URL may not be read or written
-    └── EngineError             engine_failed       an engine could not label a clip
+    ├── EngineError             engine_failed       an engine could not label a clip
+    │   ├── OutOfMemoryError    out_of_memory       a clip needs more memory than a worker may use
+    │   ├── TimeoutExceededError  timeout           a clip took longer than the time limit
+    │   └── WorkerCrashedError  worker_crashed      a clip's worker died each time it was tried
+    └── RunError                run_failed          a run stopped itself: too much of it fails, or it cannot go on
 
 Codes are shared with the dead-letter table and the documentation and never change. A message has the form
 *where: what was expected, what was found; what to do*.
@@ -39,13 +43,17 @@ __all__ = [
     "ImageTooLargeError",
     "InputError",
     "MissingPathError",
+    "OutOfMemoryError",
     "PermissionDeniedError",
     "RayvosError",
+    "RunError",
     "SchemaError",
     "ShapeError",
     "StorageError",
+    "TimeoutExceededError",
     "UsageError",
     "WeightsError",
+    "WorkerCrashedError",
     "choose",
 ]
 
@@ -150,6 +158,30 @@ class EngineError(RayvosError):
     """An engine could not label a clip."""
 
     code = "engine_failed"
+
+
+class OutOfMemoryError(EngineError):
+    """A clip needs more memory than a worker may use."""
+
+    code = "out_of_memory"
+
+
+class TimeoutExceededError(EngineError):
+    """A clip took longer than the time limit."""
+
+    code = "timeout"
+
+
+class WorkerCrashedError(EngineError):
+    """The worker died each time it worked on this clip."""
+
+    code = "worker_crashed"
+
+
+class RunError(RayvosError):
+    """A run stopped itself: too much of it fails, or it cannot go on."""
+
+    code = "run_failed"
 
 
 def choose(kind: str, name: str, choices: Iterable[str]) -> str:

@@ -1,0 +1,195 @@
+"""Engines by name, with options as a command line writes them: `cut`, `box2seg`, or your own `package.module:Class`.
+
+An engine class takes keywords, or one frozen dataclass called `config` whose fields are the options. It is described
+by an `EngineChoice`, which is small and travels to the actors; each actor loads its own engine from it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from rayvos.engines.base import Engine
+from rayvos.errors import UsageError, choose
+
+__all__ = ["ENGINES", "EngineChoice", "load_engine", "parse_options"]
+
+ENGINES = {
+    "box2seg": "rayvos.engines.box2seg:Box2SegEngine",
+    "cut": "rayvos.engines.cut:CutEngine",
+}
+"""The engines that come with rayvos: name → place."""
+
+# Options every job may state. An engine that has no use for a seed or a device is not told; weights must be used.
+_COMMON = ("weights", "device", "seed")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineChoice:
+    """Which engine, with which options: all an actor needs to make its own."""
+
+    name: str
+    """A name of `ENGINES`, or `package.module:Class`."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options by name; strings are converted to the type that the engine states."""
+    weights: str | None = None
+    """Path or URL of the weights; None: those that come with the engine, if it needs any."""
+    device: str = "auto"
+    """`auto`, `cpu` or `cuda`, for engines that use torch."""
+    seed: int = 0
+    """For engines that draw random numbers."""
+
+    def load(self) -> Engine:
+        """Make the engine; see `load_engine`."""
+        return load_engine(self.name, weights=self.weights, device=self.device, seed=self.seed, **dict(self.options))
+
+
+def parse_options(words: typing.Iterable[str]) -> dict[str, str]:
+    """Return the options of `key=value` words; dashes in keys are underscores.
+
+    Raises:
+        UsageError: a word is not of that form, or a key is there twice.
+    """
+    options: dict[str, str] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        key = key.strip().replace("-", "_")
+        if not equals or not key:
+            raise UsageError(f"engine option {word!r}: expected key=value")
+        if key in options:
+            raise UsageError(f"engine option {key!r} is there twice")
+        options[key] = value
+    return options
+
+
+def load_engine(
+    name: str, *, weights: str | None = None, device: str = "auto", seed: int = 0, **options: Any
+) -> Engine:
+    """Return an engine.
+
+    Args:
+        name: a name of `ENGINES`, or `package.module:Class` of your own.
+        weights: path or URL; None: those that come with the engine, if it needs any.
+        device: `auto`, `cpu` or `cuda`, for engines that use torch.
+        seed: for engines that draw random numbers.
+        options: the engine's own, typed or as text.
+
+    Raises:
+        UsageError: the engine, an option or a value is unknown, or the engine uses no weights but some are given.
+        WeightsError: the weights are missing or those of another network.
+    """
+    factory = _find(name)
+    given: dict[str, Any] = {"weights": weights, "device": device, "seed": seed, **options}
+    arguments = _arguments(factory, name, given)
+    engine = factory(**arguments)
+    if not isinstance(engine, Engine):
+        raise UsageError(
+            f"engine {name!r}: it has no name, weights, options(), needs() and label(); see engines/base.py"
+        )
+    return engine
+
+
+def _find(name: str) -> Any:
+    place = name if ":" in name else ENGINES[choose("engine", name, ENGINES)]
+    module, _, attribute = place.partition(":")
+    try:
+        found = importlib.import_module(module)
+    except ImportError as error:
+        raise UsageError(
+            f"engine {name!r}: could not import {module!r}: {error}; check its name and PYTHONPATH"
+        ) from error
+    if not hasattr(found, attribute):
+        raise UsageError(f"engine {name!r}: module {module!r} has no {attribute!r}")
+    return getattr(found, attribute)
+
+
+def _arguments(factory: Any, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keywords for `factory`, with the fields of its `config` gathered into one."""
+    parameters = inspect.signature(factory).parameters
+    constructor = factory.__init__ if inspect.isclass(factory) else factory
+    kinds = typing.get_type_hints(constructor)
+    config_kinds = _alternatives(kinds["config"]) if "config" in parameters and "config" in kinds else ()
+    config_class: Any = next((kind for kind in config_kinds if dataclasses.is_dataclass(kind)), None)
+    fields = {} if config_class is None else typing.get_type_hints(config_class)
+    own = [key for key in parameters if key != "config"]
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    arguments: dict[str, Any] = {}
+    config: dict[str, Any] = {}
+    for key, value in given.items():
+        where = f"engine {name!r}: option {key!r}"
+        if key in fields:
+            config[key] = _convert(value, fields[key], where)
+        elif key in own:
+            arguments[key] = _convert(value, kinds.get(key, Any), where)
+        elif key == "weights" and value is not None:
+            raise UsageError(f"engine {name!r} uses no weights; leave out --weights {value}")
+        elif key not in _COMMON:
+            if not open_ended:
+                choose(f"option of engine {name!r}:", key, [*fields, *(k for k in own if k not in _COMMON)])
+            arguments[key] = _convert(value, Any, where)
+    if config_class is not None:
+        try:
+            arguments["config"] = config_class(**config)
+        except ValueError as error:
+            raise UsageError(f"engine {name!r}: {error}") from error
+    return arguments
+
+
+def _alternatives(kind: Any) -> tuple[Any, ...]:
+    """Return the members of a union, or the kind itself."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return typing.get_args(kind)
+    return (kind,)
+
+
+def _convert(value: Any, kind: Any, where: str) -> Any:
+    """Return `value` as `kind`; text is read, anything else stays as it is."""
+    if not isinstance(value, str):
+        return value
+    alternatives = _alternatives(kind)
+    if type(None) in alternatives and value.lower() in ("none", "null"):
+        return None
+    for alternative in alternatives:
+        try:
+            return _read(value, alternative)
+        except ValueError:
+            continue
+    names = " or ".join(_say(alternative) for alternative in alternatives)
+    raise UsageError(f"{where}: expected {names}, found {value!r}")
+
+
+def _read(text: str, kind: Any) -> Any:
+    if typing.get_origin(kind) is Literal:
+        for choice in typing.get_args(kind):
+            if text == str(choice):
+                return choice
+        raise ValueError(text)
+    if kind is bool:
+        choices = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+        if text.lower() not in choices:
+            raise ValueError(text)
+        return choices[text.lower()]
+    if kind in (int, float):
+        return kind(text)
+    if kind is Any or kind is inspect.Parameter.empty:
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
+    if kind is str:
+        return text
+    found = json.loads(text)  # lists and the like; a JSONDecodeError is a ValueError
+    return tuple(found) if typing.get_origin(kind) is tuple and isinstance(found, list) else found
+
+
+def _say(kind: Any) -> str:
+    if typing.get_origin(kind) is Literal:
+        return "one of " + ", ".join(str(choice) for choice in typing.get_args(kind))
+    return {int: "a whole number", float: "a number", bool: "true or false", type(None): "none"}.get(kind, str(kind))

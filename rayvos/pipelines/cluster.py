@@ -1,0 +1,205 @@
+"""Joins a Ray cluster or starts one inside this process, and decides how many actors of which size it gets.
+
+Why so many and not more: an actor that dies is started again, and needs the CPUs it had, maybe on another machine.
+A pool that takes every CPU of the cluster cannot come back after a machine is lost, and waits for ever. One CPU
+stays free, and on several machines actors ask for a share of their CPUs that fits without the largest machine.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rayvos.engines.base import EngineNeeds
+from rayvos.errors import RunError, UsageError
+
+__all__ = ["ActorPool", "Node", "connected", "data_settings", "plan_pool", "read_nodes", "usable_cores"]
+
+logger = logging.getLogger(__name__)
+
+OBJECT_STORE_BYTES = 200_000_000  # receipts only; Ray asks for at least 79 MB
+SHARE_OF_MEMORY = 0.9  # of what Ray counts as a machine's memory; the rest is the driver's and Ray's own
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What one machine of the cluster offers."""
+
+    num_cpus: float
+    num_gpus: float
+    memory_bytes: float
+
+
+@dataclass(frozen=True, slots=True)
+class ActorPool:
+    """How many actors a job gets, and what each asks of Ray."""
+
+    num_actors: int
+    num_cpus: float
+    num_gpus: float
+    memory_limit_bytes: int | None
+    """Per actor; None where an accelerator's driver makes a limit meaningless."""
+    num_threads: int
+    """For torch and OpenCV inside an actor."""
+
+
+def usable_cores() -> int:
+    """Return the CPU cores this process may use: its affinity, and the quota of its container."""
+    cores = len(os.sched_getaffinity(0))
+    quota = Path("/sys/fs/cgroup/cpu.max")
+    if quota.exists():
+        most, period = quota.read_text().split()
+        if most != "max":
+            cores = min(cores, max(1, int(most) // int(period)))
+    return cores
+
+
+@contextmanager
+def connected(address: str, *, least_cpus: float = 0) -> Iterator[None]:
+    """Be connected to Ray inside the block.
+
+    Args:
+        address: `local` starts a cluster inside this process and ends it with the block; `auto` joins the one that
+            runs on this machine; an address or `ray://` URL joins that one; empty takes RAY_ADDRESS, else `local`.
+            A process that is connected already stays as it is.
+        least_cpus: logical CPUs a local cluster must offer, however few cores there are.
+
+    Raises:
+        RunError: no cluster answers at the address.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    address = address or os.environ.get("RAY_ADDRESS", "") or "local"
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if not logger.isEnabledFor(logging.DEBUG):
+        # Ray's C++ side writes to stderr by itself, and calls every pool of actors an error.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    try:
+        if address == "local":
+            ray.init(
+                address="local",
+                num_cpus=math.ceil(max(usable_cores(), least_cpus)) + 1,
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        else:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        raise RunError(f"Ray at {address!r}: could not connect: {error}; check --address and RAY_ADDRESS") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def read_nodes() -> list[Node]:
+    """Return the machines that are alive."""
+    import ray
+
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [Node(found.get("CPU", 0.0), found.get("GPU", 0.0), found.get("memory", 0.0)) for found in alive]
+
+
+def plan_pool(
+    nodes: list[Node],
+    needs: EngineNeeds,
+    *,
+    num_units: int,
+    actors: int | None = None,
+    device: str = "auto",
+    memory_limit_bytes: int | None = None,
+) -> ActorPool:
+    """Return the pool of actors for a job.
+
+    Args:
+        nodes: the cluster's machines.
+        needs: what one actor of the engine takes.
+        num_units: units of work; more actors than that are of no use.
+        actors: what the user asks for; None takes what fits.
+        device: `cpu` leaves accelerators alone; `cuda` insists on them; `auto` takes them where they are.
+        memory_limit_bytes: per actor; None shares out a machine's memory.
+
+    Raises:
+        UsageError: no machine can hold an actor, or accelerators are asked for and there are none.
+    """
+    num_gpus = 0.0 if device == "cpu" or not any(node.num_gpus for node in nodes) else needs.num_gpus
+    if device == "cuda" and not any(node.num_gpus for node in nodes):
+        raise UsageError("--device cuda: the cluster has no GPU; use --device cpu, or add a machine with one")
+    if num_gpus and memory_limit_bytes is not None:
+        raise UsageError("--memory-limit: works for actors without a GPU only; leave it out, or use --device cpu")
+    places = [_places(node, needs.num_cpus, num_gpus) for node in nodes]
+    total_cpus = sum(node.num_cpus for node in nodes)
+    largest = max((node.num_cpus for node in nodes), default=0.0)
+    fitting = sum(places)
+    if not num_gpus and fitting * needs.num_cpus > total_cpus - 1:
+        fitting = max(1, math.floor((total_cpus - 1) / needs.num_cpus))
+    if fitting < 1 and actors is None:
+        raise UsageError(
+            f"the cluster cannot hold an actor of {needs.num_cpus} CPUs and {num_gpus} GPUs; its largest machine has "
+            f"{largest} CPUs"
+        )
+    num_actors = max(1, min(actors or fitting, num_units))
+    num_cpus = needs.num_cpus
+    if len(nodes) > 1 and not num_gpus:
+        num_cpus = min(num_cpus, max(0.1, round((total_cpus - largest - 1) / num_actors - 0.005, 2)))
+    limit = memory_limit_bytes
+    if limit is None and not num_gpus:
+        limit = _share_of_memory(nodes, places, num_actors)
+    return ActorPool(num_actors, num_cpus, num_gpus, limit, max(1, int(needs.num_cpus)))
+
+
+def _places(node: Node, num_cpus: float, num_gpus: float) -> int:
+    by_cpu = math.floor(node.num_cpus / num_cpus) if num_cpus else math.inf
+    by_gpu = math.floor(node.num_gpus / num_gpus) if num_gpus else math.inf
+    return int(min(by_cpu, by_gpu))
+
+
+def _share_of_memory(nodes: list[Node], places: list[int], num_actors: int) -> int | None:
+    """Return what each actor may use so that those on the fullest machine fit together."""
+    shares = [
+        SHARE_OF_MEMORY * node.memory_bytes / min(num_actors, max(1, fit))
+        for node, fit in zip(nodes, places, strict=True)
+        if node.memory_bytes and fit
+    ]
+    return int(min(shares)) if shares else None
+
+
+@contextmanager
+def data_settings(*, no_progress_timeout_s: float) -> Iterator[None]:
+    """Set what rayvos needs of Ray Data's process-wide context, and put it back behind the block.
+
+    Args:
+        no_progress_timeout_s: Ray ends the execution when no unit ends for so long: its failure mode is to wait.
+    """
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    wanted = {
+        "enable_progress_bars": False,  # receipts drive our own
+        "print_on_execution_start": False,
+        "execution_no_progress_timeout_s": no_progress_timeout_s,
+        "max_errored_blocks": 0,
+        "actor_task_retry_on_errors": False,  # a worker turns every error into a dead letter or a receipt
+    }
+    before = {name: getattr(context, name) for name in wanted}
+    ray_logger = logging.getLogger("ray.data")
+    level = ray_logger.level
+    ray_logger.setLevel(logging.ERROR)
+    for name, value in wanted.items():
+        setattr(context, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(context, name, value)
+        ray_logger.setLevel(level)

@@ -1,0 +1,420 @@
+"""The labelling job: manifest → plan → Ray Data (one row = one unit) → actors → committed files → receipts.
+
+Ray carries thin rows only: a unit's pieces on the way in, one receipt on the way out. The driver keeps counts, tells
+of progress, and writes `run.json`; all that matters is in the committed files, so the driver may die at any moment
+and be started again.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from types import FrameType
+from typing import Any, NoReturn
+
+from rayvos import storage
+from rayvos.annotations.prompts import Prompts
+from rayvos.annotations.run_folder import RunFolder, Unit, read_dead_letters
+from rayvos.engines.base import Engine
+from rayvos.engines.registry import EngineChoice
+from rayvos.errors import RayvosError, RunError, StorageError, UsageError
+from rayvos.pipelines.cluster import ActorPool, connected, data_settings, plan_pool, read_nodes
+from rayvos.pipelines.guards import timeout_of
+from rayvos.pipelines.plan import RunPlan, describe, make_plan, plan_run
+from rayvos.pipelines.receipts import Receipt, unit_to_row
+from rayvos.pipelines.run_record import RunRecord, check_same_configuration, configuration_of
+from rayvos.pipelines.worker import LabelWorker, WorkerSettings
+
+__all__ = ["LabelJob", "LabelProgress", "LabelSummary", "RunStopped", "discard_run", "plan_only", "run_label"]
+
+logger = logging.getLogger(__name__)
+
+SHORTEST_STALL_S = 1800.0  # Ray Data's own default
+JUDGED_FROM = 20  # pieces: a share of fewer says nothing of the rest
+RUN_PARTS = ("run.json", "plans", "manifests", "attempts", "labels")
+
+
+@dataclass(frozen=True, slots=True)
+class LabelJob:
+    """All that a labelling job is told."""
+
+    manifest: str
+    """Path or URL."""
+    out: str
+    """The run folder, path or URL."""
+    engine: EngineChoice
+    prompts: Prompts = "all"
+    clip_ids: tuple[str, ...] | None = None
+    """Only these clips; None: all."""
+    limit: int | None = None
+    """Only the first so many clips."""
+    retry_failed: bool = False
+    """Take up dead letters again."""
+    max_failed: float = 0.5
+    """Below 1: the share of pieces, from 1: the number of pieces, that may fail before the job gives up."""
+    max_attempts: int = 3
+    """Workers a clip may kill before it is set aside."""
+    timeout_s: float | None = None
+    """Time limit of a clip's frame range; None: 20 times what is planned, 600 s at least."""
+    memory_limit_bytes: int | None = None
+    """Per actor; None: an equal share of its machine's."""
+    actors: int | None = None
+    """None: as many as fit."""
+    address: str = ""
+    """Of Ray: `local`, `auto`, an address; empty: RAY_ADDRESS, else `local`."""
+
+    def __post_init__(self) -> None:
+        if self.max_failed < 0 or self.max_attempts < 1:
+            raise UsageError("max_failed: expected 0 or more; max_attempts: expected 1 or more")
+        for name in ("timeout_s", "memory_limit_bytes", "actors", "limit"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise UsageError(f"{name}: expected more than 0, found {value}")
+
+
+@dataclass(slots=True)
+class LabelProgress:
+    """Counts of this start of the driver, from receipts."""
+
+    num_units: int
+    """Units this start has to do."""
+    num_frames: int
+    """Their frames."""
+    num_actors: int = 0
+    units_done: int = 0
+    pieces_done: int = 0
+    frames_done: int = 0
+    labels: int = 0
+    masks: int = 0
+    num_bytes: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    first_failure: str = ""
+    decode_wait_s: float = 0.0
+    engine_s: float = 0.0
+    encode_s: float = 0.0
+    commit_s: float = 0.0
+    busy_s: float = 0.0
+    """Seconds of actors, waiting included."""
+    peak_rss_bytes: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        """Since the actors were asked for."""
+        return time.monotonic() - self.started
+
+    @property
+    def frames_per_second(self) -> float:
+        """Frames of committed units per second."""
+        return self.frames_done / max(self.seconds, 1e-9)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At the present rate; None before the first unit is done."""
+        return (self.num_frames - self.frames_done) / self.frames_per_second if self.frames_done else None
+
+    def add(self, receipt: Receipt) -> None:
+        """Count one unit."""
+        self.units_done += 1
+        self.pieces_done += receipt.num_pieces
+        self.frames_done += receipt.num_frames
+        self.labels += receipt.num_labels
+        self.masks += receipt.num_masks
+        self.num_bytes += receipt.num_bytes
+        self.failures.update(receipt.failures)
+        self.first_failure = self.first_failure or receipt.first_failure
+        self.decode_wait_s += receipt.decode_wait_s
+        self.engine_s += receipt.engine_s
+        self.encode_s += receipt.encode_s
+        self.commit_s += receipt.commit_s
+        self.busy_s += receipt.seconds
+        self.peak_rss_bytes = max(self.peak_rss_bytes, receipt.rss_bytes)
+
+    def throughput(self) -> dict[str, float]:
+        """Return the numbers that `run.json` keeps."""
+        seconds = self.seconds
+        return {
+            "seconds": round(seconds, 3),
+            "actors": self.num_actors,
+            "units": self.units_done,
+            "pieces": self.pieces_done,
+            "frames": self.frames_done,
+            "labels": self.labels,
+            "masks": self.masks,
+            "bytes": self.num_bytes,
+            "frames_per_s": round(self.frames_done / max(seconds, 1e-9), 3),
+            "masks_per_s": round(self.masks / max(seconds, 1e-9), 3),
+            "decode_wait_s": round(self.decode_wait_s, 3),
+            "engine_s": round(self.engine_s, 3),
+            "encode_s": round(self.encode_s, 3),
+            "commit_s": round(self.commit_s, 3),
+            "busy_s": round(self.busy_s, 3),
+            "peak_rss_bytes": self.peak_rss_bytes,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class LabelSummary:
+    """What a job came to."""
+
+    out: str
+    num_clips: int
+    """Clips of the plan, those of earlier starts included."""
+    num_frames: int
+    num_units: int
+    dead_letters: dict[str, int]
+    """Live dead letters of the run by error code."""
+    throughput: dict[str, float]
+    """Of this start of the driver."""
+
+
+class RunStopped(BaseException):
+    """SIGTERM or SIGINT ended the job; what was committed stays, and the next start goes on."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def plan_only(job: LabelJob) -> RunPlan:
+    """Return the plan of a job without storing or starting anything.
+
+    Raises:
+        UsageError: the run folder was made with other settings.
+        InputError, StorageError, WeightsError: see `run_label`.
+    """
+    run = RunFolder(job.out)
+    engine = job.engine.load()
+    check_same_configuration(run, configuration_of(engine, job.prompts))
+    return make_plan(
+        run, job.manifest, engine,
+        prompts=job.prompts, clip_ids=job.clip_ids, limit=job.limit, retry_failed=job.retry_failed,
+    )  # fmt: skip
+
+
+def discard_run(out: str) -> None:
+    """Remove what a run wrote into its folder, and nothing else.
+
+    Raises:
+        StorageError: the folder cannot be changed.
+    """
+    for part in RUN_PARTS:
+        storage.remove(storage.join(out, part))
+
+
+def run_label(job: LabelJob, *, on_progress: Callable[[LabelProgress], None] | None = None) -> LabelSummary:
+    """Label the clips of a manifest; what is committed already is not done again.
+
+    Args:
+        job: what to do.
+        on_progress: called in the driver whenever a unit is done.
+
+    Raises:
+        UsageError: an option is wrong, or the run folder was made with other settings.
+        InputError: the manifest holds no clip to label.
+        WeightsError: the weights cannot be used; checked before Ray starts.
+        StorageError: the run folder cannot be read or written; what is committed stays.
+        RunError: too much fails, or Ray cannot go on.
+        RunStopped: SIGTERM or SIGINT; all is kept for the next start.
+    """
+    run = RunFolder(job.out)
+    engine = job.engine.load()
+    configuration = configuration_of(engine, job.prompts)
+    check_same_configuration(run, configuration)
+    plan = plan_run(
+        run, job.manifest, engine,
+        prompts=job.prompts, clip_ids=job.clip_ids, limit=job.limit, retry_failed=job.retry_failed,
+    )  # fmt: skip
+    todo = plan.todo
+    progress = LabelProgress(len(todo), sum(piece.frame_stop - piece.frame_start for u in todo for piece in u.pieces))
+    if todo:
+        record = RunRecord(run, configuration, _job_facts(job))
+        record.write("running", plan=describe(plan))
+        _record_end(record, progress, lambda: _run_units(job, run, engine, plan, record, progress, on_progress))
+    letters = Counter(read_dead_letters(run.path).column("error").to_pylist())
+    return LabelSummary(
+        run.path, plan.num_clips, plan.num_frames, len(plan.units), dict(letters), progress.throughput()
+    )
+
+
+def _job_facts(job: LabelJob) -> dict[str, Any]:
+    return {
+        "manifest": job.manifest,
+        "clips": None if job.clip_ids is None else len(job.clip_ids),
+        "limit": job.limit,
+        "engine": job.engine.name,
+        "weights": job.engine.weights,
+        "device": job.engine.device,
+        "seed": job.engine.seed,
+        "max_failed": job.max_failed,
+        "max_attempts": job.max_attempts,
+        "timeout_s": job.timeout_s,
+        "memory_limit_bytes": job.memory_limit_bytes,
+        "retry_failed": job.retry_failed,
+        "arguments": sys.argv[1:],
+    }
+
+
+def _record_end(record: RunRecord, progress: LabelProgress, work: Callable[[], None]) -> None:
+    """Do the work and leave in `run.json` how it ended."""
+    try:
+        work()
+    except RunStopped:
+        record.write("stopped", throughput=progress.throughput())
+        raise
+    except BaseException as error:
+        try:
+            record.write("failed", throughput=progress.throughput(), error=str(error) or repr(error))
+        except StorageError:  # the folder may be what failed; the first error says more
+            logger.warning("run.json could not be written", exc_info=True)
+        raise
+    record.write("done", throughput=progress.throughput(), dead_letters=dict(progress.failures))
+
+
+def _run_units(
+    job: LabelJob,
+    run: RunFolder,
+    engine: Engine,
+    plan: RunPlan,
+    record: RunRecord,
+    progress: LabelProgress,
+    on_progress: Callable[[LabelProgress], None] | None,
+) -> None:
+    todo, needs = plan.todo, engine.needs()
+    with connected(job.address, least_cpus=(job.actors or 0) * needs.num_cpus):
+        nodes = read_nodes()
+        pool = plan_pool(
+            nodes, needs,
+            num_units=len(todo), actors=job.actors, device=job.engine.device,
+            memory_limit_bytes=job.memory_limit_bytes,
+        )  # fmt: skip
+        progress.num_actors = pool.num_actors
+        progress.started = time.monotonic()
+        # Ray installs handlers of its own in ray.init; ours come after it, or they are lost.
+        with _stop_signals(record, progress):
+            record.write(ray=_ray_facts(len(nodes), pool))
+            settings = WorkerSettings(
+                run=run.path,
+                manifest=plan.manifest,
+                engine=replace(job.engine, device=job.engine.device if pool.num_gpus else "cpu"),
+                prompts=job.prompts,
+                session=uuid.uuid4().hex,
+                max_attempts=job.max_attempts,
+                timeout_s=job.timeout_s,
+                memory_limit_bytes=pool.memory_limit_bytes,
+                num_threads=pool.num_threads,
+            )
+            with closing(_receipts(todo, settings, pool)) as receipts:
+                for receipt in receipts:
+                    if receipt.error:
+                        _raise_unit_error(receipt)
+                    progress.add(receipt)
+                    if on_progress is not None:
+                        on_progress(progress)
+                    _check_failures(progress, job.max_failed)
+
+
+def _ray_facts(num_nodes: int, pool: ActorPool) -> dict[str, Any]:
+    import ray
+
+    return {
+        "nodes": num_nodes,
+        "resources": {key: value for key, value in ray.cluster_resources().items() if key in ("CPU", "GPU", "memory")},
+        "actors": pool.num_actors,
+        "actor_cpus": pool.num_cpus,
+        "actor_gpus": pool.num_gpus,
+        "actor_memory_limit_bytes": pool.memory_limit_bytes,
+    }
+
+
+def _receipts(todo: list[Unit], settings: WorkerSettings, pool: ActorPool) -> Generator[Receipt, None, None]:
+    """Yield the units' receipts as they are committed, in any order.
+
+    Raises:
+        RunError: Ray cannot go on.
+    """
+    import ray.data
+    import ray.exceptions
+
+    longest = max(timeout_of(piece.cost_s, settings.timeout_s) for unit in todo for piece in unit.pieces)
+    stall_s = max(SHORTEST_STALL_S, longest * (settings.max_attempts + 1) + 20 * max(unit.cost_s for unit in todo))
+    with data_settings(no_progress_timeout_s=stall_s):
+        # As many blocks as rows: a manifest in one block would keep one actor busy and the others idle.
+        rows = ray.data.from_items([unit_to_row(unit) for unit in todo], override_num_blocks=len(todo))
+        dataset = rows.map_batches(
+            LabelWorker,
+            fn_constructor_args=(settings,),
+            batch_size=1,
+            # One unit at a time and actor: a unit queued behind a long one would wait while others are idle.
+            compute=ray.data.ActorPoolStrategy(size=pool.num_actors, max_tasks_in_flight_per_actor=1),
+            num_cpus=pool.num_cpus,
+            num_gpus=pool.num_gpus or None,
+        )
+        try:
+            for row in dataset.iter_rows():
+                yield Receipt.from_row(row)
+        except (ray.exceptions.RayError, ray.data.exceptions.ExecutionTimeoutError) as error:
+            reason = str(error).strip().splitlines()
+            raise RunError(
+                f"Ray gave up: {type(error).__name__}: {reason[-1] if reason else error!r}; what is committed stays: "
+                "run the same command again to go on, with -v for Ray's own messages"
+            ) from error
+
+
+def _raise_unit_error(receipt: Receipt) -> NoReturn:
+    message = f"{receipt.message}; what is committed stays: run the same command again to go on"
+    raise (StorageError if receipt.error in _STORAGE_CODES else RunError)(message)
+
+
+_STORAGE_CODES = {"storage_failed", "path_missing", "permission_denied"}
+
+
+def _check_failures(progress: LabelProgress, max_failed: float) -> None:
+    """Stop a run in which too much fails: the cause is then not in the clips.
+
+    Raises:
+        RunError: more pieces failed than allowed.
+    """
+    failed, done = sum(progress.failures.values()), progress.pieces_done
+    allowed = max_failed * done if max_failed < 1 else max_failed
+    if failed <= allowed or (max_failed < 1 and done < JUDGED_FROM):
+        return
+    kinds = ", ".join(f"{count} {code}" for code, count in progress.failures.most_common())
+    raise RunError(
+        f"{failed} of {done} clips or frame ranges failed ({kinds}), more than --max-failed {max_failed:g} allows; "
+        f"the first: {progress.first_failure}; mend the cause, then run again with --retry-failed"
+    )
+
+
+@contextmanager
+def _stop_signals(record: RunRecord, progress: LabelProgress) -> Iterator[None]:
+    """Turn SIGTERM and SIGINT into `RunStopped`; the first thing done is to record that the run is stopping."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may install handlers
+        yield
+        return
+
+    def stop(number: int, _frame: FrameType | None) -> NoReturn:
+        for each in before:  # a second signal must not find us here again; a second Ctrl-C ends the process
+            signal.signal(each, signal.SIG_DFL if each == signal.SIGINT else signal.SIG_IGN)
+        try:
+            record.write("stopping", throughput=progress.throughput())
+        except RayvosError:
+            logger.warning("run.json could not be written", exc_info=True)
+        raise RunStopped(number)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,122 @@
+"""`run.json`: what a run is made of and what became of it, enough to repeat it, and never a secret."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import time
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Literal
+
+from rayvos import storage
+from rayvos.annotations.prompts import Prompts
+from rayvos.annotations.run_folder import RunFolder
+from rayvos.engines.base import Engine
+from rayvos.errors import UsageError
+
+__all__ = ["RunRecord", "RunState", "check_same_configuration", "configuration_of", "library_versions"]
+
+RunState = Literal["running", "stopping", "stopped", "done", "failed"]
+
+# What decides pixels and bytes: decoders, arithmetic, encoders.
+LIBRARIES = ("rayvos", "ray", "torch", "torchvision", "numpy", "opencv-python", "av", "pycocotools", "pyarrow")
+EARLIER_STARTS = 20  # starts of the driver that are remembered
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]*@")
+
+
+def configuration_of(engine: Engine, prompts: Prompts) -> dict[str, Any]:
+    """Return what all labels of a run have in common; a run folder belongs to one of these."""
+    facts = {"engine": engine.name, "options": dict(engine.options()), "weights": engine.weights, "prompts": prompts}
+    return dict(json.loads(json.dumps(facts, sort_keys=True, default=str)))
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that labels depend on."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # another build of it, such as opencv-python-headless
+            found[name] = "unknown"
+    return found
+
+
+def check_same_configuration(run: RunFolder, configuration: Mapping[str, Any]) -> None:
+    """Check that a run folder is new, or was made with this configuration.
+
+    Raises:
+        UsageError: it was made with another one; the message lists the difference.
+        FormatError: `run.json` is damaged.
+    """
+    before = run.read_run_json().get("configuration")
+    if before is None:
+        return
+    old, new = _flat(before), _flat(configuration)
+    different = [
+        f"{name}: {old.get(name, 'none')} there, {new.get(name, 'none')} now"
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name)
+    ]
+    if different:
+        raise UsageError(
+            f"{run.path}: this run was made with other settings ({'; '.join(different)}); "
+            "use another output folder, the same settings, or --overwrite to discard it"
+        )
+
+
+def _flat(configuration: Mapping[str, Any]) -> dict[str, str]:
+    flat = {f"option {name}": json.dumps(value) for name, value in configuration.get("options", {}).items()}
+    for name in ("engine", "weights", "prompts"):
+        flat[name] = str(configuration.get(name)) or "none"
+    return flat
+
+
+class RunRecord:
+    """Writes `run.json` as the run goes on."""
+
+    def __init__(self, run: RunFolder, configuration: Mapping[str, Any], job: Mapping[str, Any]) -> None:
+        self._run = run
+        before = run.read_run_json()
+        earlier = list(before.get("earlier", []))
+        if before:
+            earlier.append({key: before.get(key) for key in ("started", "ended", "state", "throughput")})
+        self._facts: dict[str, Any] = {
+            "state": "running",
+            "started": _now(),
+            "ended": None,
+            "engine": configuration["engine"],
+            "configuration": dict(configuration),
+            "job": _without_credentials(dict(job)),
+            "versions": library_versions(),
+            "earlier": earlier[-EARLIER_STARTS:],
+        }
+
+    def write(self, state: RunState | None = None, **facts: Any) -> None:
+        """Add facts, state what the run does, and store it all.
+
+        Raises:
+            StorageError: the run folder cannot be written.
+        """
+        self._facts.update(_without_credentials(facts))
+        if state is not None:
+            self._facts["state"] = state
+            if state not in ("running", "stopping"):
+                self._facts["ended"] = _now()
+        storage.write_bytes(self._run.run_json, json.dumps(self._facts, indent=2, default=str).encode() + b"\n")
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _without_credentials(value: Any) -> Any:
+    """Return `value` with user names and passwords taken out of all URLs in it."""
+    if isinstance(value, str):
+        return _CREDENTIALS.sub("", value)
+    if isinstance(value, Mapping):
+        return {key: _without_credentials(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_credentials(item) for item in value]
+    return value

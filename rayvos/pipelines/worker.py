@@ -1,0 +1,296 @@
+"""The actor of a labelling job: one call labels one unit, commits its file, and returns one receipt.
+
+Decoding runs ahead of the engine and encoding behind it, in threads; nothing large leaves the actor. Whatever a clip
+raises becomes a dead letter in the unit's file, beside its neighbours' labels. What the run folder raises (a full
+disk) ends the job instead: it is nobody's fault, and no later unit would fare better.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rayvos import storage
+from rayvos.annotations.label_rows import stamp_labels
+from rayvos.annotations.manifest import ManifestFile, check_clip
+from rayvos.annotations.prompts import Prompts, select_prompts
+from rayvos.annotations.records import Clip
+from rayvos.annotations.run_folder import DeadLetter, Piece, RunFolder, Unit
+from rayvos.annotations.tables import LABELS
+from rayvos.engines.labeling import StageSeconds, label_clip
+from rayvos.engines.registry import EngineChoice
+from rayvos.errors import FormatError, OutOfMemoryError, RayvosError, RunError, TimeoutExceededError, WorkerCrashedError
+from rayvos.pipelines.attempts import TIMEOUT_WORDS, AttemptMarks, History, WorkerNote
+from rayvos.pipelines.guards import (
+    die,
+    ends_the_process,
+    error_code,
+    limited_memory,
+    peak_rss,
+    time_limit,
+    timeout_of,
+)
+from rayvos.pipelines.prefetch import OpeningClip
+from rayvos.pipelines.receipts import Receipt, row_to_unit
+from rayvos.pipelines.sink import commit_unit
+from rayvos.video.source import open_clip
+
+__all__ = ["LabelWorker", "WorkerSettings"]
+
+logger = logging.getLogger(__name__)
+
+COMMIT_TIMEOUT_S = 900.0  # storage retries for some seconds by itself; beyond this it hangs
+TRACEBACK_CHARACTERS = 4000  # the end of it, which names the place
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """All that an actor needs to know; small, since Ray keeps it for every restart."""
+
+    run: str
+    """The run folder."""
+    manifest: str
+    """The run's snapshot of the manifest."""
+    engine: EngineChoice
+    prompts: Prompts
+    session: str
+    """Names one start of the driver."""
+    max_attempts: int
+    timeout_s: float | None
+    memory_limit_bytes: int | None
+    num_threads: int
+    """For torch and OpenCV."""
+
+
+class LabelWorker:
+    """Labels units; Ray Data makes one per actor and calls it with one row at a time."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        import cv2
+
+        cv2.setNumThreads(settings.num_threads)
+        self.settings = settings
+        self.run = RunFolder(settings.run)
+        self.engine = settings.engine.load()
+        if "torch" in sys.modules:  # loaded by the engine, if it needs it
+            sys.modules["torch"].set_num_threads(settings.num_threads)
+        self.halo = self.engine.needs().halo
+        self.note = WorkerNote()
+        self._manifest: ManifestFile | None = None
+
+    def __call__(self, batch: Mapping[str, Any]) -> Iterator[dict[str, list[Any]]]:
+        """Yield one receipt for each row of the batch (Ray gives one)."""
+        for row in batch["unit"]:
+            unit = row_to_unit(str(row))
+            try:
+                receipt = self.label_unit(unit)
+            except Exception as error:
+                logger.exception("unit=%s could not be committed", unit.unit_id)
+                receipt = _receipt(unit, 0, 0, error=error_code(error), message=str(error) or repr(error))
+            yield receipt.to_batch()
+
+    def label_unit(self, unit: Unit) -> Receipt:
+        """Label a unit and commit its file; a unit that is committed already is left alone.
+
+        Raises:
+            StorageError: the run folder cannot be read or written.
+            RunError: workers keep dying on this unit while no clip is in work.
+        """
+        started = time.perf_counter()
+        with time_limit(self.note, None, COMMIT_TIMEOUT_S):
+            if storage.exists(self.run.labels_file(unit.unit_id)):
+                return self._committed_receipt(unit)
+            marks = AttemptMarks(self.run, unit.unit_id, self.settings.session, self.note)
+            history = marks.begin()
+            clips = self._read_clips(unit)
+        if history.deaths_between > self.settings.max_attempts:
+            raise RunError(
+                f"unit {unit.unit_id}: its worker died {history.deaths_between} times while no clip was in work "
+                "(opening the manifest, or writing the labels); see the workers' logs, then run the job again"
+            )
+        seconds = StageSeconds()
+        labels, letters = self._label_pieces(unit, clips, marks, history, seconds)
+        commit_started = time.perf_counter()
+        with time_limit(self.note, None, COMMIT_TIMEOUT_S):
+            table = pa.concat_tables([LABELS.empty_table(), *(labels[index] for index in sorted(labels))])
+            num_bytes = commit_unit(self.run, unit, table, [letters[index] for index in sorted(letters)])
+            marks.clear()
+        ended = time.perf_counter()
+        return _receipt(
+            unit,
+            table.num_rows,
+            pc.sum(table.column("present")).as_py() or 0,
+            num_bytes=num_bytes,
+            letters=[letters[index] for index in sorted(letters)],
+            seconds=ended - started,
+            decode_wait_s=seconds.decode_wait,
+            engine_s=seconds.engine,
+            encode_s=seconds.encode,
+            commit_s=ended - commit_started,
+            num_attempts=history.begun_here + 1,
+        )
+
+    def _committed_receipt(self, unit: Unit) -> Receipt:
+        """Return the receipt of a unit that a worker committed before it could hand in its receipt."""
+        import pyarrow.parquet as pq
+
+        path = self.run.labels_file(unit.unit_id)
+        with storage.open_input(path) as file:
+            present = pq.read_table(file, columns=["present"]).column("present")
+        letters = [DeadLetter(**letter) for letter in self.run.read_footer(unit.unit_id)["dead_letters"]]
+        AttemptMarks(self.run, unit.unit_id, self.settings.session, self.note).clear()
+        return _receipt(unit, len(present), pc.sum(present).as_py() or 0, letters=letters)
+
+    def _read_clips(self, unit: Unit) -> dict[int, Clip]:
+        if self._manifest is None:
+            self._manifest = ManifestFile(self.settings.manifest)
+        rows = sorted({piece.manifest_row for piece in unit.pieces})
+        return dict(self._manifest.read_rows(rows))
+
+    def _label_pieces(
+        self, unit: Unit, clips: Mapping[int, Clip], marks: AttemptMarks, history: History, seconds: StageSeconds
+    ) -> tuple[dict[int, pa.Table], dict[int, DeadLetter]]:
+        """Return tables and dead letters by the piece's position in the unit."""
+        labels: dict[int, pa.Table] = {}
+        letters: dict[int, DeadLetter] = {}
+        # The marks of a unit of one piece name the guilty at once: there is nobody else.
+        one_by_one = history.any_marks or len(unit.pieces) == 1
+        left: list[int] = []
+        for index in history.suspects_first(len(unit.pieces)):
+            if history.condemned(index, self.settings.max_attempts):
+                letters[index] = _condemned_letter(unit.pieces[index], history, index)
+            else:
+                left.append(index)
+        opening: OpeningClip | None = None
+        for position, index in enumerate(left):
+            piece, clip = unit.pieces[index], clips[unit.pieces[index].manifest_row]
+            current = opening or self._opening(clip, piece, ahead=False)
+            opening = None
+            mark = marks.touch(index) if one_by_one else None
+            if position + 1 < len(left) and not history.any_marks:
+                following = unit.pieces[left[position + 1]]
+                opening = self._opening(clips[following.manifest_row], following, ahead=True)
+            found = self._label_piece(index, piece, clip, current, seconds)
+            if opening is not None and isinstance(found, DeadLetter) and found.error == OutOfMemoryError.code:
+                # The next clip was being decoded in the same memory: whose fault it was shows without it.
+                opening.close()
+                opening = None
+                found = self._label_piece(index, piece, clip, self._opening(clip, piece, ahead=False), seconds)
+            if isinstance(found, DeadLetter):
+                letters[index] = found
+            else:
+                labels[index] = stamp_labels(found, fingerprint=piece.fingerprint, unit_id=unit.unit_id)
+            if mark is not None:
+                marks.survived(mark)
+        return labels, letters
+
+    def _opening(self, clip: Clip, piece: Piece, *, ahead: bool) -> OpeningClip:
+        halo = clip.num_frames if self.halo is None else self.halo
+        expected = range(max(0, piece.frame_start - halo), min(piece.frame_stop + halo, clip.num_frames))
+        threads = max(1, self.settings.num_threads)
+        return OpeningClip(lambda: open_clip(clip, decode_threads=threads), expected, ahead=ahead)
+
+    def _label_piece(
+        self, index: int, piece: Piece, clip: Clip, opening: OpeningClip, seconds: StageSeconds
+    ) -> pa.Table | DeadLetter:
+        """Label one piece; whatever it raises becomes its dead letter."""
+        try:
+            timeout_s = timeout_of(piece.cost_s, self.settings.timeout_s)
+            with time_limit(self.note, index, timeout_s), limited_memory(self.settings.memory_limit_bytes):
+                return self._labels_of(piece, clip, opening, seconds)
+        except Exception as error:
+            if ends_the_process(error):
+                die(self.note, index, _traceback_of(error))
+            return DeadLetter(
+                clip_id=piece.clip_id,
+                frame_start=piece.frame_start,
+                frame_stop=piece.frame_stop,
+                error=error_code(error),
+                message=_message_of(error, piece),
+                traceback="" if isinstance(error, RayvosError) else _traceback_of(error),
+                attempts=1,
+            )
+        finally:
+            opening.close()
+
+    def _labels_of(self, piece: Piece, clip: Clip, opening: OpeningClip, seconds: StageSeconds) -> pa.Table:
+        if clip.clip_id != piece.clip_id:
+            raise FormatError(
+                f"manifest row {piece.manifest_row}: expected clip {piece.clip_id!r}, found {clip.clip_id!r}; "
+                f"{self.settings.manifest} was changed by hand: start a new run folder"
+            )
+        check_clip(select_prompts(clip, self.settings.prompts))  # before anything of it is opened
+        waiting = time.perf_counter()
+        images = opening.result()
+        seconds.decode_wait += time.perf_counter() - waiting
+        return label_clip(
+            self.engine,
+            clip,
+            frames=range(piece.frame_start, piece.frame_stop),
+            images=images,
+            prompts=self.settings.prompts,
+            seconds=seconds,
+        )
+
+
+def _receipt(
+    unit: Unit, num_labels: int, num_masks: int, *, num_bytes: int = 0, letters: list[DeadLetter] | None = None,
+    **numbers: Any,
+) -> Receipt:  # fmt: skip
+    failures: dict[str, int] = {}
+    for letter in letters or ():
+        failures[letter.error] = failures.get(letter.error, 0) + 1
+    return Receipt(
+        unit_id=unit.unit_id,
+        num_pieces=len(unit.pieces),
+        num_frames=sum(piece.frame_stop - piece.frame_start for piece in unit.pieces),
+        num_labels=num_labels,
+        num_masks=num_masks,
+        num_bytes=num_bytes,
+        failures=failures,
+        first_failure=letters[0].message if letters else "",
+        host=f"{socket.gethostname()}:{os.getpid()}",
+        rss_bytes=peak_rss(),
+        **numbers,
+    )
+
+
+def _condemned_letter(piece: Piece, history: History, index: int) -> DeadLetter:
+    """Return the dead letter of a piece that killed its workers."""
+    words, deaths = history.last_words.get(index, ""), history.deaths[index]
+    where = f"clip {piece.clip_id!r} frames {piece.frame_start}…{piece.frame_stop - 1}"
+    if words.startswith(TIMEOUT_WORDS):
+        code = TimeoutExceededError.code
+        message = f"{where}: the time limit was met {deaths} times; raise --timeout-s, or look at the traceback"
+    else:
+        code = WorkerCrashedError.code
+        message = f"{where}: its worker died {deaths} times (a crash in native code, or killed for its memory)"
+    return DeadLetter(
+        clip_id=piece.clip_id,
+        frame_start=piece.frame_start,
+        frame_stop=piece.frame_stop,
+        error=code,
+        message=message,
+        traceback=words[:TRACEBACK_CHARACTERS],
+        attempts=deaths,
+    )
+
+
+def _message_of(error: BaseException, piece: Piece) -> str:
+    """Return the error's message; one that does not name the clip is given its name."""
+    text = str(error) if isinstance(error, RayvosError) else f"{type(error).__name__}: {error}"
+    return text if repr(piece.clip_id) in text else f"clip {piece.clip_id!r}: {text}"
+
+
+def _traceback_of(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))[-TRACEBACK_CHARACTERS:]
