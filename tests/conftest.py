@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from rayvos.annotations.records import Clip, ClipSource
 
+pytest_plugins = ["tests.s3"]
+
 Images = NDArray[np.uint8]
 
 NUM_FRAMES, HEIGHT, WIDTH = 12, 48, 66
