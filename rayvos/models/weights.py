@@ -270,8 +270,8 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], *, where: str) ->
     unexpected = [name for name in state if name not in wanted]
     if missing or unexpected:
         raise WeightsError(
-            f"weights {where}: tensors: {_count(missing, 'missing')}, {_count(unexpected, 'unexpected')}{_hint(state)}; "
-            "give weights of this network"
+            f"weights {where}: tensors: {_count(missing, 'missing')}, {_count(unexpected, 'unexpected')}"
+            f"{_hint(state)}; give weights of this network"
         )
     for name, target in wanted.items():
         if state[name].shape != target.shape:

@@ -3,10 +3,12 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 
 from rayvos.errors import UsageError, WeightsError
 from rayvos.models.backbones import BACKBONES, build_backbone, load_backbone_weights
 from rayvos.models.box2seg import Box2Seg, Box2SegModel, DeepLabV3Plus, build_box2seg, normalise_crops
+from rayvos.models.layers import fold_batch_norms
 from rayvos.models.registry import build_model
 
 SMALL_SIZES = {name: 64 if name == "convnext_tiny" else 65 for name in sorted(BACKBONES)}
@@ -67,6 +69,23 @@ def test_logits_have_the_size_of_the_input(name, size):
 
     assert tuple(logits.shape) == (1, 2, size, size)
     assert torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize(("name", "size"), SMALL_SIZES.items())
+def test_folding_batch_norms_changes_logits_by_rounding_only(name, size):
+    network = Box2Seg(Box2SegModel(backbone=name, size=size)).eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, std=0.1)
+            nn.init.uniform_(module.running_var, 0.8, 1.2)
+    inputs = normalise_crops(random_crops(size))
+
+    with torch.inference_mode():
+        before = network(inputs)
+        after = fold_batch_norms(network)(inputs)
+
+    assert sum(type(module) is nn.BatchNorm2d for module in network.modules()) == 0
+    assert torch.allclose(before, after, rtol=1e-4, atol=1e-5)
 
 
 def test_a_trained_fourth_filter_makes_the_box_matter():
