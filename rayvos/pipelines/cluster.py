@@ -10,10 +10,13 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rayvos.engines.base import EngineNeeds
 from rayvos.errors import RunError, UsageError
@@ -79,27 +82,46 @@ def connected(address: str, *, least_cpus: float = 0) -> Iterator[None]:
         return
     address = address or os.environ.get("RAY_ADDRESS", "") or "local"
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if not logger.isEnabledFor(logging.DEBUG):
-        # Ray's C++ side writes to stderr by itself, and calls every pool of actors an error.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    local: dict[str, Any] = {
+        "num_cpus": math.ceil(max(usable_cores(), least_cpus)) + 1,
+        "object_store_memory": OBJECT_STORE_BYTES,
+        "include_dashboard": False,
+    }
     try:
-        if address == "local":
+        with _quiet_start():
             ray.init(
-                address="local",
-                num_cpus=math.ceil(max(usable_cores(), least_cpus)) + 1,
-                object_store_memory=OBJECT_STORE_BYTES,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-        else:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+                address=address, log_to_driver=False, logging_level=logging.ERROR,
+                **(local if address == "local" else {}),
+            )  # fmt: skip
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise RunError(f"Ray at {address!r}: could not connect: {error}; check --address and RAY_ADDRESS") from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _quiet_start() -> Iterator[None]:
+    """Keep what Ray's C++ side writes to stderr by itself away from it, unless the block fails or logs are wanted."""
+    if logger.isEnabledFor(logging.DEBUG) or "RAY_BACKEND_LOG_LEVEL" in os.environ:
+        yield
+        return
+    # It calls every pool of actors an error, and this setting worth a line.
+    os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as written:
+        os.dup2(written.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            written.seek(0)
+            os.write(kept, written.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def read_nodes() -> list[Node]:

@@ -1,0 +1,111 @@
+"""One Ray cluster per test session, and the clips and jobs of the tests that use it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from rayvos.annotations.manifest import write_manifest
+from rayvos.annotations.records import Box, Clip, ObjectInfo
+from rayvos.annotations.run_folder import read_dead_letters, read_labels
+from rayvos.engines.registry import EngineChoice
+from rayvos.pipelines.label import LabelJob
+from tests.conftest import moving_square, write_image_folder
+from tests.engines_for_tests import ENGINE
+
+REPOSITORY = Path(__file__).parents[1]
+NUM_FRAMES = 6
+ONE_CLIP_A_UNIT = 15.0  # planned seconds per frame of which every test clip fills a unit
+ALL_IN_ONE_UNIT = 0.01
+
+
+def worker_environment() -> dict[str, str]:
+    """Return the environment of processes that shall find the tests' engine and make no mess."""
+    found = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    found["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), *found.get("PYTHONPATH", "").split(os.pathsep)]).strip(":")
+    found.pop("RAY_ADDRESS", None)
+    return found
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A cluster of eight logical CPUs that tests share; jobs started in this process find it by themselves."""
+    import ray
+
+    environment = pytest.MonkeyPatch()
+    for name, value in worker_environment().items():
+        environment.setenv(name, value)
+    environment.delenv("RAY_ADDRESS", raising=False)
+    ray.init(
+        address="local",
+        num_cpus=8,
+        object_store_memory=150_000_000,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
+    yield
+    ray.shutdown()
+    environment.undo()
+
+
+def make_clip(folder: Path, *, num_frames: int = NUM_FRAMES) -> Clip:
+    """Write a clip of two objects; the second one is absent on odd frames."""
+    clip = write_image_folder(folder, moving_square(num_frames))
+    boxes = [Box(1, frame, 2 + frame, 24, 14 + frame, 36) for frame in range(num_frames)]
+    boxes += [Box(2, frame, 0, 0, 20, 20, visible=frame % 2 == 0) for frame in range(num_frames)]
+    return dataclasses.replace(clip, objects=(ObjectInfo(1), ObjectInfo(2)), boxes=tuple(boxes))
+
+
+def make_clips(folder: Path, num_clips: int = 4) -> list[Clip]:
+    """Write some clips; their ids are clip0, clip1…"""
+    return [make_clip(folder / f"clip{number}") for number in range(num_clips)]
+
+
+def make_trouble(clip: Clip, words: str) -> None:
+    """Have the tests' engine do what the words say when it comes to this clip."""
+    (Path(clip.source.uri) / ".trouble").write_text(words)
+
+
+def end_trouble(clip: Clip) -> None:
+    """Let the clip be labelled in peace."""
+    (Path(clip.source.uri) / ".trouble").unlink(missing_ok=True)
+
+
+def job_on(
+    clips: list[Clip], out: Path | str, *, seconds_per_frame: float = ONE_CLIP_A_UNIT, **options: Any
+) -> LabelJob:
+    """Return a job of the tests' engine on these clips, with a manifest of its own beside the first clip."""
+    manifest = Path(clips[0].source.uri).parent / "clips.parquet"
+    write_manifest(clips, str(manifest))
+    engine = {"seconds_per_frame": seconds_per_frame, **options.pop("engine_options", {})}
+    choice = EngineChoice(ENGINE, engine)
+    return LabelJob(str(manifest), str(out), choice, **{"actors": 2, "max_failed": 1000, **options})
+
+
+def labels_of(out: Path | str, *, without: tuple[str, ...] = ()) -> pa.Table:
+    """Return the live labels of all clips but those named."""
+    table = read_labels(str(out))
+    return table.filter(pa.array([clip_id not in without for clip_id in table.column("clip_id").to_pylist()]))
+
+
+def letters_of(out: Path | str) -> list[tuple[str, str]]:
+    """Return (clip_id, error code) of the live dead letters."""
+    return [(letter["clip_id"], letter["error"]) for letter in read_dead_letters(str(out)).to_pylist()]
+
+
+def files_of(out: Path) -> dict[str, bytes]:
+    """Return the committed files by name."""
+    return {path.name: path.read_bytes() for path in sorted((out / "labels").iterdir())}
+
+
+def forget(out: Path) -> None:
+    """Remove a run folder."""
+    shutil.rmtree(out, ignore_errors=True)
