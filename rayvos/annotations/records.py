@@ -66,6 +66,8 @@ class MaskPrompt:
     frame: int
     rle: bytes | None
     """COCO compressed RLE counts of the clip's height and width; None: absent here."""
+    machine_made: bool = False
+    """The source says that a program drew it, and no person."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,7 @@ MANIFEST = _schema(
         pa.field(
             "boxes", _list_of(object_id=_COUNT, frame=_COUNT, x0=_REAL, y0=_REAL, x1=_REAL, y1=_REAL, visible=_FLAG)
         ),
-        pa.field("masks", _list_of(object_id=_COUNT, frame=_COUNT, rle=pa.binary())),
+        pa.field("masks", _list_of(object_id=_COUNT, frame=_COUNT, rle=pa.binary(), machine_made=_FLAG)),
         pa.field("points", _list_of(object_id=_COUNT, frame=_COUNT, x=_REAL, y=_REAL, label=_TEXT)),
         pa.field("traces", _list_of(object_id=_COUNT, frame=_COUNT, x=pa.list_(_REAL), y=pa.list_(_REAL))),
         pa.field("annotated_frames", pa.list_(_COUNT)),
