@@ -20,7 +20,7 @@ from cyclopts import App, Parameter
 
 from rayvos.errors import RayvosError, UsageError
 
-__all__ = ["app", "main"]
+__all__ = ["build_app", "main", "run"]
 
 EXIT_FAILED, EXIT_USAGE, EXIT_DEAD_LETTERS, EXIT_INTERRUPTED = 1, 2, 3, 130
 
@@ -37,32 +37,47 @@ COMMANDS = {
     "doctor": ("rayvos.cli.doctor:doctor", "Check this machine, the cluster, storage and weights."),
 }
 
-app = App(
-    name="rayvos",
-    help="Boxes in, per-object training masks out: video labelling on Ray.\n\n"
-    "Try `rayvos demo`; label your own video with `rayvos label VIDEO --boxes boxes.csv -o out`.",
-    version=lambda: f"rayvos {version('rayvos')}",
-    version_flags=["--version"],
-    result_action="return_value",
-)
-for _name, (_place, _help) in COMMANDS.items():
-    app.command(_place, name=_name, help=_help)
 
+def build_app(words: Sequence[str]) -> App:
+    """Return the command line for these words.
 
-@app.meta.default
-def launch(
-    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
-    config: Annotated[str | None, Parameter(name="--config", help="YAML file of options; flags win over it.")] = None,
-    verbose: Annotated[bool, Parameter(name=["-v", "--verbose"], negative="", help="Log what happens.")] = False,
-    quiet: Annotated[bool, Parameter(name=["-q", "--quiet"], negative="", help="Log errors only.")] = False,
-    log_json: Annotated[bool, Parameter(name="--log-json", negative="", help="Log one JSON object a line.")] = False,
-) -> Any:
-    """Set up logging and the configuration file, then run the command."""
-    set_up_logging(logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING, as_json=log_json)
-    if config is not None:
-        # Keys are the command's option names; cyclopts refuses unknown ones and names the file.
-        app.config = (cyclopts.config.Yaml(config, must_exist=True, use_commands_as_keys=False),)
-    return app(tokens, exit_on_error=False, print_error=True)
+    The command that is asked for shows the help of its own docstring, examples included; for that it is imported.
+    The others are listed with their line above and stay unimported.
+    """
+    app = App(
+        name="rayvos",
+        help="Boxes in, per-object training masks out: video labelling on Ray.\n\n"
+        "Try `rayvos demo`; label your own video with `rayvos label VIDEO --boxes boxes.csv -o out`.",
+        version=lambda: f"rayvos {version('rayvos')}",
+        version_flags=["--version"],
+        result_action="return_value",
+    )
+    asked = next((word for word in words if word in COMMANDS), None)
+    for name, (place, line) in COMMANDS.items():
+        if name == asked:
+            app.command(place, name=name)
+        else:
+            app.command(place, name=name, help=line)
+
+    @app.meta.default
+    def launch(
+        *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+        config: Annotated[
+            str | None, Parameter(name="--config", help="YAML file of options; flags win over it.")
+        ] = None,
+        verbose: Annotated[bool, Parameter(name=["-v", "--verbose"], negative="", help="Log what happens.")] = False,
+        quiet: Annotated[bool, Parameter(name=["-q", "--quiet"], negative="", help="Log errors only.")] = False,
+        log_json: Annotated[
+            bool, Parameter(name="--log-json", negative="", help="Log one JSON object a line.")
+        ] = False,
+    ) -> Any:
+        set_up_logging(logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING, as_json=log_json)
+        if config is not None:
+            # Keys are the command's option names; cyclopts refuses unknown ones and names the file.
+            app.config = (cyclopts.config.Yaml(config, must_exist=True, use_commands_as_keys=False),)
+        return app(tokens, exit_on_error=False, print_error=True)
+
+    return app
 
 
 class _JsonFormatter(logging.Formatter):
@@ -92,8 +107,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: the words after `rayvos`; None takes them from the process.
     """
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        result = app.meta(arguments, exit_on_error=False, print_error=True)
+        result = build_app(words).meta(words, exit_on_error=False, print_error=True)
     except cyclopts.CycloptsError:
         return EXIT_USAGE
     except KeyboardInterrupt:
