@@ -1,0 +1,110 @@
+"""Workers and drivers that are killed: the next attempt, or the next start, ends with what a quiet run writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rayvos.annotations.run_folder import RunFolder
+from rayvos.pipelines.label import LabelJob, run_label
+from tests.engines_for_tests import ENGINE
+from tests.ray_cluster import ALL_IN_ONE_UNIT, files_of, job_on, labels_of, make_clips, make_trouble, worker_environment
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"no {what} after {seconds} s"
+        time.sleep(0.05)
+
+
+def start_driver(job: LabelJob, *, delay_s: float) -> subprocess.Popen[str]:
+    """Start `rayvos label` with a cluster of its own, as a user would."""
+    command = [sys.executable, "-c", "from rayvos.cli.main import run; run()", "label", job.manifest, "--out", job.out]
+    command += ["--engine", ENGINE]
+    command += ["--option", f"seconds_per_frame={job.engine.options['seconds_per_frame']}"]
+    command += ["--option", f"delay_s={delay_s}", "--actors", "2", "--address", "local"]
+    return subprocess.Popen(
+        command, env=worker_environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def num_committed(out: Path) -> int:
+    return len(RunFolder(str(out)).committed())
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("seconds_per_frame", [ALL_IN_ONE_UNIT, 15.0, 60.0])
+def test_a_killed_worker_loses_no_label_and_adds_none(tmp_path: Path, seconds_per_frame: float) -> None:
+    clips = make_clips(tmp_path, 4)
+    run_label(job_on(clips, tmp_path / "quiet", seconds_per_frame=seconds_per_frame))
+    for clip in clips[:3]:
+        make_trouble(clip, "kill once")
+
+    summary = run_label(job_on(clips, tmp_path / "out", seconds_per_frame=seconds_per_frame, max_attempts=4))
+
+    assert summary.dead_letters == {}
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "quiet")
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_killed_driver_is_resumed_by_the_next_start(tmp_path: Path) -> None:
+    clips = make_clips(tmp_path, 6)
+    quiet, job = job_on(clips, tmp_path / "quiet"), job_on(clips, tmp_path / "out")
+    run_label(quiet)
+
+    driver = start_driver(job, delay_s=0.2)
+    wait_for(lambda: num_committed(tmp_path / "out") >= 2, "committed unit")
+    driver.kill()
+    driver.communicate()
+    found = files_of(tmp_path / "out")
+    summary = run_label(job)
+
+    assert 2 <= len(found) < 6
+    assert summary.throughput["units"] <= 6 - len(found)
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "quiet")
+    assert labels_of(tmp_path / "out").equals(labels_of(tmp_path / "quiet"))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_driver_says_so_at_once_and_is_resumable(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    clips = make_clips(tmp_path, 6)
+    job = job_on(clips, tmp_path / "out")
+
+    driver = start_driver(job, delay_s=0.2)
+    wait_for(lambda: num_committed(tmp_path / "out") >= 1, "committed unit")
+    os.kill(driver.pid, number)
+    _, errors = driver.communicate(timeout=60)
+
+    assert driver.returncode == code
+    assert "run the same command again to go on" in errors
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["state"] == "stopped"
+    assert 1 <= num_committed(tmp_path / "out") < 6
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_clip_that_is_interrupted_again_and_again_is_not_blamed(tmp_path: Path) -> None:
+    clips = make_clips(tmp_path, 1)
+    job = job_on(clips, tmp_path / "out", max_attempts=2)
+    run_label(job_on(clips, tmp_path / "quiet"))
+    unit_id = next(iter(files_of(tmp_path / "quiet"))).removesuffix(".parquet")
+    marks = Path(RunFolder(job.out).attempts_folder(unit_id))
+    marks.mkdir(parents=True)
+    for attempt in range(5):
+        (marks / f"unit.anothersession.{attempt}").write_text('{"host": "elsewhere", "note": "", "pid": 1}')
+        (marks / f"0.anothersession.{attempt}").write_text('{"host": "elsewhere", "note": "", "pid": 1}')
+
+    summary = run_label(job)
+
+    assert summary.dead_letters == {}
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "quiet")
