@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -136,8 +137,9 @@ def export_run(
 
 
 def _address(run: str) -> str:
+    """Return what names the run in the settings: its absolute path, or its URL without user name and password."""
     local = storage.local_path(run)
-    return run.rstrip("/") if local is None else str(local.absolute())
+    return re.sub(r"(?<=://)[^/@\s]*@", "", run.rstrip("/")) if local is None else str(local.absolute())
 
 
 def _plan_work(run: RunFolder, clip_ids: Collection[str] | None, options: ExportOptions) -> _Work:

@@ -24,8 +24,8 @@ BoxSides = Sequence[float]
 
 # Neighbours in id differ most; all stay readable on grass, sky and asphalt. Later ids step round the colour circle.
 _FIRST_COLORS = (
+    (54, 162, 255),
     (255, 82, 82),
-    (64, 169, 255),
     (255, 197, 41),
     (82, 217, 121),
     (199, 110, 255),
@@ -37,6 +37,8 @@ _FIRST_COLORS = (
 )
 _GOLDEN_TURN = 0.618033988749895  # successive hues never come close to each other
 FILL_OPACITY = 0.48
+RIM_OPACITY = 0.45
+BOX_WIDTH = 2  # thinner lines lose their colour in video, which halves its resolution
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,7 +98,7 @@ def overlay_image(image: NDArray[np.uint8], labels: Sequence[ObjectLabel], *, ta
     for label in labels:
         if label.mask is not None:
             _draw_outline(canvas, label.mask, object_color(label.object_id))
-    return _draw_boxes_and_tags(canvas, labels, tags=tags, width_px=1)
+    return _draw_boxes_and_tags(canvas, labels, tags=tags)
 
 
 def draw_boxes(image: NDArray[np.uint8], boxes: Mapping[int, BoxSides], *, tags: bool = True) -> NDArray[np.uint8]:
@@ -112,7 +114,7 @@ def draw_boxes(image: NDArray[np.uint8], boxes: Mapping[int, BoxSides], *, tags:
     """
     _check_image(image)
     labels = [ObjectLabel(object_id, box=box) for object_id, box in boxes.items()]
-    return _draw_boxes_and_tags(image.copy(), labels, tags=tags, width_px=2)
+    return _draw_boxes_and_tags(image.copy(), labels, tags=tags)
 
 
 def _check_image(image: NDArray[np.uint8]) -> None:
@@ -138,21 +140,22 @@ def _draw_outline(canvas: NDArray[np.uint8], mask: NDArray[np.bool_], color: tup
     line = _line_px(canvas)
     rim = canvas.copy()
     cv2.drawContours(rim, contours, -1, (0, 0, 0), round(line + 2), cv2.LINE_AA)
-    cv2.addWeighted(rim, 0.45, canvas, 0.55, 0, dst=canvas)
+    cv2.addWeighted(rim, RIM_OPACITY, canvas, 1 - RIM_OPACITY, 0, dst=canvas)
     tint = tuple(round(part * 0.75 + 255 * 0.25) for part in color)
     cv2.drawContours(canvas, contours, -1, tint, max(1, round(line)), cv2.LINE_AA)
 
 
-def _draw_boxes_and_tags(
-    canvas: NDArray[np.uint8], labels: Sequence[ObjectLabel], *, tags: bool, width_px: int
-) -> NDArray[np.uint8]:
+def _draw_boxes_and_tags(canvas: NDArray[np.uint8], labels: Sequence[ObjectLabel], *, tags: bool) -> NDArray[np.uint8]:
     height, width = canvas.shape[:2]
-    line = max(1, round(_line_px(canvas) * width_px))
-    for label in labels:
-        if label.box is not None:
-            x0, y0, x1, y1 = _corners(label.box, height, width)
-            cv2.rectangle(canvas, (x0, y0), (x1, y1), (0, 0, 0), line + 2, cv2.LINE_8)
-            cv2.rectangle(canvas, (x0, y0), (x1, y1), object_color(label.object_id), line, cv2.LINE_8)
+    line = max(1, round(_line_px(canvas) * BOX_WIDTH))
+    boxes = [(label, _corners(label.box, height, width)) for label in labels if label.box is not None]
+    if boxes:
+        rim = canvas.copy()
+        for _, (x0, y0, x1, y1) in boxes:
+            cv2.rectangle(rim, (x0, y0), (x1, y1), (0, 0, 0), line + 2, cv2.LINE_8)
+        cv2.addWeighted(rim, RIM_OPACITY, canvas, 1 - RIM_OPACITY, 0, dst=canvas)
+    for label, (x0, y0, x1, y1) in boxes:
+        cv2.rectangle(canvas, (x0, y0), (x1, y1), object_color(label.object_id), line, cv2.LINE_8)
     if tags:
         taken: list[tuple[int, int, int, int]] = []
         for label in labels:

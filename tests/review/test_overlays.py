@@ -72,11 +72,11 @@ def test_of_two_objects_the_later_one_is_on_top(mask):
     grey = np.full((90, 120, 3), 128, np.uint8)
     one, two = ObjectLabel(1, mask), ObjectLabel(2, mask)
 
-    red_on_top = overlay_image(grey, [two, one], tags=False)[45, 60]
-    blue_on_top = overlay_image(grey, [one, two], tags=False)[45, 60]
+    blue_on_top = overlay_image(grey, [two, one], tags=False)[45, 60]
+    red_on_top = overlay_image(grey, [one, two], tags=False)[45, 60]
 
-    assert red_on_top[0] > red_on_top[2]
     assert blue_on_top[2] > blue_on_top[0]
+    assert red_on_top[0] > red_on_top[2]
 
 
 @given(st.lists(st.floats(-500, 500), min_size=4, max_size=4), st.integers(1, 70), st.integers(1, 70))
