@@ -41,6 +41,8 @@ def is_box_table(path: str) -> bool:
         head = file.read(HEAD_BYTES)
     try:
         line = head.decode("utf-8-sig", errors="replace").splitlines()[0]
+        if line.lstrip().startswith("["):
+            return all(f'"{name}"' in head.decode(errors="replace") for name in REQUIRED)
         names = json.loads(line) if line.startswith("{") else _header(line, path)
     except (IndexError, ValueError, RayvosError):
         return False
@@ -65,8 +67,8 @@ class BoxColumns:
     visible: NDArray[np.bool_]
     bad: dict[int, tuple[int, str]]
     """By clip: its first bad row and what is wrong with it."""
-    first_line: int
-    """The line of row 0 where no line is blank."""
+    first_line: int | None
+    """The line of row 0 where no line is blank; None for a JSON list, whose entries count from 1."""
 
     def __post_init__(self) -> None:
         self._order = np.argsort(self.clip, kind="stable")
@@ -75,7 +77,7 @@ class BoxColumns:
 
     @classmethod
     def read(cls, path: str) -> BoxColumns:
-        """Read a CSV file with a header, or JSON lines.
+        """Read a CSV file with a header, JSON lines, or one JSON list.
 
         Raises:
             FormatError: the file is empty, lacks a column, or has a line that is no row of it.
@@ -85,13 +87,17 @@ class BoxColumns:
             first = file.readline().decode("utf-8-sig", errors="replace").strip()
         if not first:
             raise FormatError(f"{path}: expected a header or JSON lines with {', '.join(REQUIRED)}, found nothing")
-        as_json = first.startswith("{")
+        as_json, as_list = first.startswith("{"), first.startswith("[")
         builder = _Builder()
-        for batch in _json_batches(path) if as_json else _csv_batches(path, first):
+        if as_json or as_list:
+            batches = _json_batches(_json_list(path) if as_list else _json_lines(path))
+        else:
+            batches = _csv_batches(path, first)
+        for batch in batches:
             builder.add(batch)
         if not builder.num_rows:
             raise FormatError(f"{path}: expected a row per box below the header, found none")
-        return builder.finish(cls, path, 1 if as_json else 2)
+        return builder.finish(cls, path, None if as_list else 1 if as_json else 2)
 
     def rows(self, clip: int) -> NDArray[np.int64]:
         """Return the row numbers of a clip (an index into `clip_ids`), in file order."""
@@ -99,6 +105,8 @@ class BoxColumns:
 
     def line(self, row: int) -> str:
         """Return the place of a row, for messages: `boxes.csv line 203`."""
+        if self.first_line is None:
+            return f"{self.path} entry {row + 1}"
         if self._blank_lines is None:  # read again only for a message
             with storage.open_input(self.path) as file:
                 self._blank_lines = [number for number, text in enumerate(file, 1) if not text.strip()]
@@ -143,7 +151,7 @@ class _Builder:
             chunks.append(values)
         self.num_rows += num_rows
 
-    def finish(self, kind: type[BoxColumns], path: str, first_line: int) -> BoxColumns:
+    def finish(self, kind: type[BoxColumns], path: str, first_line: int | None) -> BoxColumns:
         # One column at a time, so that chunks and whole are in memory twice for one column only.
         columns = {}
         for name, chunks in self._chunks.items():
@@ -278,26 +286,40 @@ def _raise_csv_error(path: str, names: list[str], delimiter: str, error: Excepti
         raise FormatError(f"{path}: expected CSV rows: {error}") from error
 
 
-def _json_batches(path: str) -> Iterator[Batch]:
+def _json_batches(records: Iterator[tuple[str, Any]]) -> Iterator[Batch]:
     rows: list[dict[str, str]] = []
-    with io.TextIOWrapper(storage.open_input(path), "utf-8-sig", errors="replace") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                rows.append(_json_row(line, f"{path} line {number}"))
-            if len(rows) >= JSON_BATCH_ROWS:
-                yield _columns(rows)
-                rows = []
+    for where, record in records:
+        rows.append(_json_row(record, where))
+        if len(rows) >= JSON_BATCH_ROWS:
+            yield _columns(rows)
+            rows = []
     if rows:
         yield _columns(rows)
 
 
-def _json_row(line: str, where: str) -> dict[str, str]:
+def _json_lines(path: str) -> Iterator[tuple[str, Any]]:
+    with io.TextIOWrapper(storage.open_input(path), "utf-8-sig", errors="replace") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                where = f"{path} line {number}"
+                try:
+                    yield where, json.loads(line)
+                except ValueError as error:
+                    raise FormatError(f"{where}: expected one JSON object per line: {error}") from error
+
+
+def _json_list(path: str) -> Iterator[tuple[str, Any]]:
     try:
-        record = json.loads(line)
+        records = json.loads(storage.read_bytes(path).decode("utf-8-sig"))
     except ValueError as error:
-        raise FormatError(f"{where}: expected one JSON object per line: {error}") from error
+        raise FormatError(f"{path}: expected a JSON list of objects: {error}") from error
+    for number, record in enumerate(records, 1):
+        yield f"{path} entry {number}", record
+
+
+def _json_row(record: Any, where: str) -> dict[str, str]:
     if not isinstance(record, dict) or not set(REQUIRED) <= set(record):
-        raise FormatError(f"{where}: expected an object with the keys {', '.join(REQUIRED)}, found {line[:80]!r}")
+        raise FormatError(f"{where}: expected an object with the keys {', '.join(REQUIRED)}, found {str(record)[:80]}")
     return {name: "" if record.get(name) is None else str(record[name]) for name in (*REQUIRED, *OPTIONAL)}
 
 

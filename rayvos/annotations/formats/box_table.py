@@ -1,4 +1,4 @@
-"""Boxes in a plain table: CSV with a header, or JSON lines with the same keys.
+"""Boxes in a plain table: CSV with a header, JSON lines with the same keys, or one JSON list of such objects.
 
 `clip_id,object_id,frame,x0,y0,x1,y1` and optionally `category` and `visible` (0: absent on that frame). Boxes are
 `xyxy` pixel edges, frames count from 0. `clip_id` may be left out where there is exactly one clip. Rows may stand in
@@ -86,21 +86,24 @@ def _with_boxes(clip: Clip, table: BoxColumns, number: int) -> Clip:
     rows = table.rows(number)
     rows = rows[np.lexsort((table.frame[rows], table.object_id[rows]))]
     _check_rows(table, rows, clip)
-    sources, object_ids = np.unique(table.object_id[rows], return_inverse=True)
+    sources = table.object_id[rows]
+    is_first = np.concatenate([[True], sources[1:] != sources[:-1]])
+    firsts = np.flatnonzero(is_first)
     boxes = tuple(
         Box(object_id, frame, x0, y0, x1, y1, visible=visible)
         for object_id, frame, (x0, y0, x1, y1), visible in zip(
-            (object_ids + 1).tolist(),
+            np.cumsum(is_first).tolist(),
             table.frame[rows].tolist(),
             table.edges[rows].tolist(),
             table.visible[rows].tolist(),
             strict=True,
         )
     )
-    categories = _categories(table, rows)
     objects = tuple(
-        ObjectInfo(object_id, categories.get(source), str(source))
-        for object_id, source in enumerate(sources.tolist(), 1)
+        ObjectInfo(object_id, category, str(source))
+        for object_id, (source, category) in enumerate(
+            zip(sources[firsts].tolist(), _categories(table, rows, firsts), strict=True), 1
+        )
     )
     return dataclasses.replace(clip, objects=objects, boxes=boxes)
 
@@ -133,18 +136,19 @@ def _check_rows(table: BoxColumns, rows: NDArray[np.int64], clip: Clip) -> None:
         )
 
 
-def _categories(table: BoxColumns, rows: NDArray[np.int64]) -> dict[int, str | None]:
-    """Return the category by object id of the table; rows without one say nothing."""
-    named = rows[np.array([name is not None for name in table.categories])[table.category[rows]]]
-    pairs, firsts = np.unique(
-        np.stack([table.object_id[named], table.category[named]], axis=1), axis=0, return_index=True
-    )
-    categories: dict[int, str | None] = {}
-    for (object_id, category), first in zip(pairs.tolist(), firsts.tolist(), strict=True):
-        if object_id in categories:
-            raise IdError(
-                f"{table.line(int(named[first]))}: object {object_id} is {table.categories[category]!r} here and "
-                f"{categories[object_id]!r} elsewhere in the clip; give each object its own object_id"
-            )
-        categories[object_id] = table.categories[category]
-    return categories
+def _categories(table: BoxColumns, rows: NDArray[np.int64], firsts: NDArray[np.int64]) -> list[str | None]:
+    """Return the category of each object; its rows start at `firsts`, and those without a category say nothing."""
+    codes = table.category[rows]
+    largest = np.maximum.reduceat(codes, firsts)
+    smallest = np.minimum.reduceat(np.where(codes == 0, np.iinfo(np.int32).max, codes), firsts)
+    for wrong in np.flatnonzero((largest > 0) & (smallest < largest))[:1].tolist():
+        of_object = rows[table.object_id[rows] == table.object_id[rows[firsts[wrong]]]]
+        first, other = (
+            int(of_object[table.category[of_object] == code].min()) for code in (smallest[wrong], largest[wrong])
+        )
+        here, there = max(first, other), min(first, other)
+        raise IdError(
+            f"{table.line(here)}: object {table.object_id[here]} is {table.categories[table.category[here]]!r}, but "
+            f"{table.categories[table.category[there]]!r} in {table.line(there)}; give each object its own object_id"
+        )
+    return [table.categories[code] for code in largest.tolist()]

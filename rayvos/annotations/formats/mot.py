@@ -7,6 +7,8 @@ Boxes may leave the image and are kept so. Lines with flag 0, which the benchmar
 static persons), are boxes like the others: their class is the object's category. Persons that are fully occluded are
 boxed too.
 
+A text file of the same lines, such as trackers write, is one clip over the `frames` that are named beside it.
+
 MOT17 holds each sequence three times, once per public detector, with the same frames and boxes: one is read.
 """
 
@@ -21,7 +23,7 @@ from itertools import pairwise
 
 from rayvos import storage
 from rayvos.annotations.box_lines import match_frames, read_text, xyxy_or_absent
-from rayvos.annotations.clip_paths import clip_from_path, cut_clip
+from rayvos.annotations.clip_paths import Probe, clip_from_path, cut_clip
 from rayvos.annotations.clip_stream import OnError, stream_clips
 from rayvos.annotations.records import Box, Clip, ObjectInfo
 from rayvos.errors import FormatError, IdError, UsageError
@@ -45,24 +47,35 @@ CLASSES = (
 )
 _DETECTOR = re.compile(r"-(DPM|FRCNN|SDP)$")
 SPLITS = ("train", "test")
+HEAD_BYTES = 4096
 
 Rows = dict[int, dict[int, tuple[float, float, float, float]]]
 """By object, by frame: xyxy."""
 
 
 def detect(source: str) -> bool:
-    """Tell whether `source` is a MOT root, a split, or one sequence."""
+    """Tell whether `source` is a MOT root, a split, one sequence, or a text file of its lines."""
+    if source.lower().endswith(".txt"):
+        return storage.exists(source) and _is_text(source)
     folder = next(iter(_sequences(source, None)), None)
     return folder is not None and storage.exists(storage.join(folder, "gt", "gt.txt"))
 
 
 def read_mot(
-    source: str, *, split: str | None = None, truncate: bool = False, on_error: OnError | None = None
+    source: str,
+    *,
+    frames: str | None = None,
+    probe: Probe | None = None,
+    split: str | None = None,
+    truncate: bool = False,
+    on_error: OnError | None = None,
 ) -> Iterator[Clip]:
     """Yield one clip per sequence.
 
     Args:
-        source: the root, a split folder, or one sequence.
+        source: the root, a split folder, one sequence, or a text file of boxes.
+        frames: for a text file: the video or the folder of images.
+        probe: reads a video's size and frame count; needed where `frames` is a video file.
         split: `train` or `test` of a root; None: all sequences with a gt.txt.
         truncate: where seqinfo.ini and the images differ in number, use the shorter count instead of raising.
         on_error: told of sequences that cannot be used, which are left out; None raises.
@@ -73,9 +86,21 @@ def read_mot(
         UsageError: the split is not there.
         StorageError: a path cannot be read.
     """
-    return stream_clips(
-        _sequences(source, split), lambda folder: _read(folder, truncate), _name, source=source, on_error=on_error
-    )
+    as_text = source.lower().endswith(".txt")
+    if as_text is (frames is None):
+        raise UsageError(
+            f"{source}: boxes in a text file need --frames VIDEO_OR_FOLDER"
+            if as_text
+            else f"{source}: a folder of sequences holds its frames; leave out --frames"
+        )
+
+    def read(place: str) -> Clip:
+        if frames is None:
+            return _read(place, truncate)
+        return _with_rows(clip_from_path(frames, probe=probe), place, truncate)
+
+    places = [source] if as_text else _sequences(source, split)
+    return stream_clips(places, read, _name, source=source, on_error=on_error)
 
 
 def _name(folder: str) -> str:
@@ -105,27 +130,30 @@ def _sequences(source: str, split: str | None) -> list[str]:
 def _read(folder: str, truncate: bool) -> Clip:
     info = _sequence_info(storage.join(folder, "seqinfo.ini"))
     path = storage.join(folder, "gt", "gt.txt")
-    rows, classes = _read_rows(path)
     clip = clip_from_path(storage.join(folder, info.get("imdir", "img1")), clip_id=_name(folder))
     if "seqlength" in info:
         clip = cut_clip(
             clip, match_frames(_number(info, "seqlength", folder), clip.num_frames, folder, truncate=truncate)
         )
+    clip = _with_rows(clip, path, truncate)
+    return dataclasses.replace(clip, fps=float(_number(info, "framerate", folder)) if "framerate" in info else None)
+
+
+def _with_rows(clip: Clip, path: str, truncate: bool) -> Clip:
+    """Return the clip with the boxes of a text file."""
+    rows, classes = _read_rows(path)
     sources = sorted(rows)
-    last = max((max(frames) for frames in rows.values()), default=0)
+    last = max(max(frames) for frames in rows.values())
     if last >= clip.num_frames and not truncate:
-        raise FormatError(f"{path}: a box on frame {last + 1}, but {clip.num_frames} images; complete the download")
+        raise FormatError(
+            f"{path}: a box on frame {last + 1}, but {clip.num_frames} frames in {clip.source.uri}; "
+            "complete the download, or cut to the shorter one with --truncate"
+        )
     boxes: list[Box] = []
     for object_id, source_id in enumerate(sources, 1):
         boxes += _track(rows[source_id], object_id, clip)
-    return dataclasses.replace(
-        clip,
-        fps=float(_number(info, "framerate", folder)) if "framerate" in info else None,
-        objects=tuple(
-            ObjectInfo(object_id, classes[source_id], str(source_id)) for object_id, source_id in enumerate(sources, 1)
-        ),
-        boxes=tuple(boxes),
-    )
+    objects = (ObjectInfo(number, classes[source_id], str(source_id)) for number, source_id in enumerate(sources, 1))
+    return dataclasses.replace(clip, objects=tuple(objects), boxes=tuple(boxes))
 
 
 def _track(frames: dict[int, tuple[float, float, float, float]], object_id: int, clip: Clip) -> Iterator[Box]:
@@ -135,6 +163,16 @@ def _track(frames: dict[int, tuple[float, float, float, float]], object_id: int,
             yield xyxy_or_absent(object_id, frame, frames[frame], (clip.height, clip.width))
             for gap in range(frame + 1, following or 0):
                 yield Box(object_id, gap, 0, 0, 0, 0, visible=False)
+
+
+def _is_text(path: str) -> bool:
+    with storage.open_input(path) as file:
+        line = file.readline(HEAD_BYTES).decode("utf-8-sig", errors="replace")
+    try:
+        _row(line, path)
+    except FormatError:
+        return False
+    return True
 
 
 def _sequence_info(path: str) -> dict[str, str]:

@@ -57,8 +57,9 @@ def test_rows_of_clips_may_be_mixed_and_objects_get_dense_ids(folder):
         "y1,x1,y0,x0,frame,note,object_id,clip_id\n12,10.5,2,1,0,hello,1,a\n",
         json.dumps(ROW) + "\n",
         "\ufeff" + json.dumps(ROW | {"category": None, "extra": [1]}) + "\r\n\r\n",
+        json.dumps([ROW], indent=2),
     ],
-    ids=["crlf", "semicolons", "tabs", "bom", "quotes, blanks and floats", "other order", "json", "json with bom"],
+    ids=["crlf", "semicolons", "tabs", "bom", "quotes and blanks", "other order", "json", "json with bom", "json list"],
 )
 def test_spellings_of_one_table_give_one_clip(folder, text):
     path = table(folder, text)
@@ -117,7 +118,7 @@ def test_a_bad_row_is_named_by_line_and_spoils_its_clip_only(folder, row, error,
 def test_two_categories_of_one_object_are_an_error(folder):
     path = table(folder, HEADER.strip() + ",category\na,1,0,1,1,4,4,dog\na,1,1,1,1,4,4,cat\n")
 
-    with pytest.raises(IdError, match="line 3: object 1 is 'cat' here and 'dog' elsewhere"):
+    with pytest.raises(IdError, match=r"line 3: object 1 is 'cat', but 'dog' in .*boxes\.csv line 2; give each"):
         list(read_box_table(path))
 
 
@@ -136,6 +137,9 @@ def test_two_categories_of_one_object_are_an_error(folder):
         (json.dumps(ROW) + "\n{oops\n", "line 2: expected one JSON object per line"),
         (json.dumps(ROW) + "\n[1]\n", "line 2: expected an object with the keys"),
         (HEADER + ",1,0,1,2,3,4\n", "line 2: no clip_id; add the column"),
+        ("[{}]", "entry 1: expected an object with the keys"),
+        (json.dumps([{**ROW, "clip_id": None}]), "entry 1: no clip_id"),
+        ("[1", "expected a JSON list of objects"),
     ],
 )
 def test_a_table_that_cannot_be_used_at_all_is_an_error_even_when_bad_clips_are_skipped(folder, text, message):

@@ -62,7 +62,7 @@ def test_a_box_wholly_outside_the_image_is_absent_but_keeps_its_place(tmp_path):
         ("1,1,5,5,10\n", FormatError, "line 1: expected 'frame,id"),
         ("1,1,5,5,10,10,1,1,1\n0,1,5,5,10,10,1,1,1\n", FormatError, "line 2: expected 'frame,id"),
         ("1,1,NaN,5,10,10,1,1,1\n", FormatError, "line 1: expected 'frame,id"),
-        ("4,1,5,5,10,10,1,1,1\n", FormatError, "a box on frame 4, but 3 images"),
+        ("4,1,5,5,10,10,1,1,1\n", FormatError, "a box on frame 4, but 3 frames in"),
         ("1,1,5,5,10,10,1,1,1\n1,1,6,5,10,10,1,1,1\n", IdError, "line 2: object 1 has two boxes on frame 1"),
     ],
 )
@@ -92,3 +92,30 @@ def test_sequences_without_truth_are_left_out_unless_asked_for(tmp_path):
     assert list(errors) == ["b"]
     with pytest.raises(UsageError, match="no folder 'val'"):
         list(read_mot(str(tmp_path), split="val"))
+
+
+def test_a_text_file_of_boxes_is_one_clip_over_the_named_frames(tmp_path):
+    write_frames(tmp_path / "walk", ["1.png", "2.png", "3.png"])
+    (tmp_path / "tracks.txt").write_text("2,9,5,5,10,10,0.9,-1,-1,-1\n1,9,4,5,10,10,0.8,-1,-1,-1\n")
+
+    (clip,) = read_mot(str(tmp_path / "tracks.txt"), frames=str(tmp_path / "walk"))
+
+    assert detect(str(tmp_path / "tracks.txt"))
+    assert clip.clip_id == "walk"
+    assert [(box.frame, box.x0, box.x1) for box in clip.boxes] == [(0, 3, 13), (1, 4, 14)]
+    assert clip.objects[0].source_id == "9"
+
+
+def test_a_text_file_needs_frames_and_a_folder_has_its_own(tmp_path):
+    folder = sequence(tmp_path / "s", "1,1,5,5,10,10,1,1,1\n")
+
+    with pytest.raises(UsageError, match="need --frames"):
+        read_mot(str(folder / "gt" / "gt.txt"))
+    with pytest.raises(UsageError, match="leave out --frames"):
+        read_mot(str(folder), frames=str(folder / "img1"))
+
+
+def test_text_files_of_other_kinds_are_not_taken_for_boxes(tmp_path):
+    for text in ("", "1,2,3,4\n", "cat\n", "-1,2,3,4,5,6\n"):
+        (tmp_path / "a.txt").write_text(text)
+        assert not detect(str(tmp_path / "a.txt"))

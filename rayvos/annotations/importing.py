@@ -1,0 +1,156 @@
+"""Every format by name, told apart by a look at the source, and read into clips that are ready for a manifest."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from rayvos import storage
+from rayvos.annotations.clip_paths import Probe, VideoInfo, clip_from_path
+from rayvos.annotations.clip_stream import OnError
+from rayvos.annotations.derive import boxes_from_masks as derive_boxes
+from rayvos.annotations.manifest import check_clip
+from rayvos.annotations.records import Clip
+from rayvos.errors import FormatError, MissingPathError, RayvosError, UsageError, choose
+
+__all__ = ["AUTO", "FORMATS", "Format", "Probe", "VideoInfo", "clip_from_path", "detect_format", "import_clips"]
+
+AUTO = "auto"
+
+
+class _Reader(Protocol):
+    def __call__(self, source: str, *, on_error: OnError | None = None, **options: Any) -> Iterator[Clip]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A format rayvos reads; its module in `formats/` is imported when it is needed."""
+
+    module: str
+    """Holds `detect` and `read_<module>`."""
+    what: str
+    """What the source is, for the list of formats."""
+
+    def detect(self, source: str) -> bool:
+        """Tell by a cheap look whether `source` is of this format."""
+        try:
+            return bool(self._module().detect(source))
+        except FormatError:
+            return False
+
+    def reader(self) -> _Reader:
+        """Return the function that yields the clips of a source."""
+        reader: _Reader = getattr(self._module(), f"read_{self.module}")
+        return reader
+
+    def options(self) -> set[str]:
+        """Return the names of the options its reader takes."""
+        return set(inspect.signature(self.reader()).parameters) - {"source", "on_error"}
+
+    def _module(self) -> Any:
+        return importlib.import_module(f"rayvos.annotations.formats.{self.module}")
+
+
+FORMATS = {
+    "boxes": Format("box_table", "CSV or JSON lines: clip_id,object_id,frame,x0,y0,x1,y1"),
+    "cvat": Format("cvat", "CVAT for video 1.1 XML"),
+    "got10k": Format("got10k", "GOT-10k folder"),
+    "lasot": Format("lasot", "LaSOT folder"),
+    "mot": Format("mot", "MOT Challenge folder"),
+    "point-vos": Format("point_vos", "Point-VOS json or jsonl"),
+    "trackingnet": Format("trackingnet", "TrackingNet folder"),
+    "vidln": Format("vidln", "Video Localized Narratives jsonl"),
+}
+
+
+def detect_format(source: str) -> str:
+    """Return the name of the one format that `source` is of.
+
+    Raises:
+        MissingPathError: nothing is there.
+        UsageError: no format fits, or more than one.
+    """
+    if not storage.exists(source):
+        raise MissingPathError(f"{source}: nothing is there to read; check the path, or the URL's bucket and key")
+    found = [name for name, known in FORMATS.items() if known.detect(source)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UsageError(f"{source}: fits the formats {', '.join(found)}; name one of them instead of 'auto'")
+    raise UsageError(
+        f"{source}: none of the formats fits (tried {', '.join(FORMATS)}); name the format to see what it misses"
+    )
+
+
+def import_clips(
+    format: str,
+    source: str,
+    *,
+    frames: str | None = None,
+    split: str | None = None,
+    truncate: bool = False,
+    vidln_objects: str | None = None,
+    boxes_from_masks: bool = True,
+    drop_masks: bool = False,
+    only: Collection[str] | None = None,
+    exclude: Collection[str] = (),
+    probe: Probe | None = None,
+    on_error: OnError | None = None,
+) -> Iterator[Clip]:
+    """Yield the clips of a source, one at a time, checked like a job would check them.
+
+    Args:
+        format: a key of `FORMATS`, or `auto`.
+        source: file or folder, local path or URL.
+        frames: where the frames are, for formats that keep them apart from the annotations.
+        split: the part of the data set, for formats that have parts.
+        truncate: use the shorter one where annotations and images differ in number, instead of an error.
+        vidln_objects: `actors` or `nouns`, for Video Localized Narratives.
+        boxes_from_masks: give clips that have masks and no boxes the tight boxes of their masks.
+        drop_masks: keep the boxes only (those of the masks where the source has no others).
+        only: ids of the clips to keep; None keeps all.
+        exclude: ids of clips to leave out.
+        probe: reads a video's size and frame count (`rayvos.video.container.probe_video`).
+        on_error: told of clips that cannot be used, which are left out; None raises the first error.
+
+    Raises:
+        UsageError: an unknown format, or an option that the format has not.
+        RayvosError: a clip cannot be used, and there is no `on_error`; or the source as a whole cannot.
+    """
+    name = detect_format(source) if format == AUTO else choose("format", format, [AUTO, *FORMATS])
+    given = {"frames": frames, "split": split, "truncate": truncate or None, "vidln_objects": vidln_objects}
+    options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    known = FORMATS[name].options()
+    for option in sorted(set(options) - known):
+        raise UsageError(f"format {name!r} has no option --{option.replace('_', '-')}; leave it out")
+    if "probe" in known:
+        options["probe"] = probe
+
+    def wanted(clip_id: str) -> bool:
+        return clip_id not in exclude and (only is None or clip_id in only)
+
+    def report(clip_id: str, error: RayvosError) -> None:
+        if on_error is not None and clip_id not in exclude:
+            on_error(clip_id, error)
+
+    for clip in FORMATS[name].reader()(source, on_error=report if on_error is not None else None, **options):
+        if not wanted(clip.clip_id):
+            continue
+        try:
+            ready = check_clip(_with_derived_boxes(clip, derive=boxes_from_masks or drop_masks))
+        except RayvosError as error:
+            if on_error is None:
+                raise
+            on_error(clip.clip_id, error)
+        else:
+            yield dataclasses.replace(ready, masks=()) if drop_masks else ready
+
+
+def _with_derived_boxes(clip: Clip, *, derive: bool) -> Clip:
+    if not derive or not clip.masks or clip.boxes:
+        return clip
+    return derive_boxes(clip)
