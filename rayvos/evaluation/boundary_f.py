@@ -45,7 +45,8 @@ def boundary_f(
     window = window_of(truth | mask)
     if window is None:
         return 1.0
-    return outline(np.stack([truth[window], mask[window]]), boundary_radius(*truth.shape, bound_th)).boundary_f(0, 1)
+    radius = boundary_radius(truth.shape[0], truth.shape[1], bound_th)
+    return outline(np.stack([truth[window], mask[window]]), radius).boundary_f(0, 1)
 
 
 def window_of(drawn: NDArray[np.bool_]) -> Window | None:

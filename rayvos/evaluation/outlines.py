@@ -124,7 +124,7 @@ def outline(masks_NHW: NDArray[np.bool_], radius: int) -> Outlines:
 
 def _packed_boundaries(packed_NHB: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
     """Return the boundary maps of packed masks, packed; a bit's right neighbour is the next higher bit."""
-    across = packed_NHB >> 1
+    across: NDArray[np.uint8] = np.right_shift(packed_NHB, 1)
     across[..., :-1] |= packed_NHB[..., 1:] << 7
     across ^= packed_NHB
     across[..., -1] &= (1 << ((width - 1) % 8)) - 1  # the last column has no right neighbour

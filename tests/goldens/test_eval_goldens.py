@@ -11,8 +11,13 @@ import pytest
 
 from rayvos.evaluation.boundary_f import boundary_f
 from rayvos.evaluation.jaccard import jaccard
+from rayvos.evaluation.meta_files import read_meta, read_seen
 from rayvos.evaluation.outlines import boundary_radius, disk_half_heights, outline
+from rayvos.evaluation.png_source import open_pngs
+from rayvos.evaluation.protocols import Davis2016, Davis2017, VosBenchmark, YoutubeVos
+from rayvos.evaluation.scoring import evaluate
 from rayvos.evaluation.statistics import summarize
+from rayvos.evaluation.unsupervised import DavisUnsupervised
 
 GOLDENS = Path(os.environ.get("RAYVOS_GOLDENS", Path(__file__).parents[2] / "../shared/goldens")) / "eval"
 if not GOLDENS.is_dir():
@@ -85,3 +90,119 @@ def test_every_list_has_the_official_statistics(pairs_expected):
         if case["decay"] is not None:  # official decay overflows from 256 frames on
             assert close(found.decay, case["decay"]), case["n"]
         assert np.isfinite(found.decay)
+
+
+def case_folder(name: str) -> Path:
+    folder = GOLDENS / name
+    if not folder.is_dir():
+        pytest.skip(f"no {name} case at {GOLDENS}")
+    return folder
+
+
+def check_statistics(found, expected):
+    for letter, values, statistics in (("J", found.j, found.j_statistics), ("F", found.f, found.f_statistics)):
+        official = expected[letter]
+        assert close(list(values), official["per_frame"]), (found.name, letter)
+        assert close((statistics.mean, statistics.recall), (official["mean"], official["recall"])), (found.name, letter)
+        if official["decay"] is not None:
+            assert close(statistics.decay, official["decay"]), (found.name, letter)
+
+
+def check_summary(found, expected):
+    assert expected
+    for name, value in expected.items():
+        assert close(found[name], value), name
+
+
+def test_davis_2016_equals_the_official_numbers():
+    folder = case_folder("davis2016")
+    expected = json.loads((folder / "expected.json").read_text())
+
+    found = evaluate(open_pngs(str(folder / "gt")), open_pngs(str(folder / "pred")), Davis2016())
+
+    assert {scores.name for scores in found.objects} == set(expected["sequences"])
+    for scores in found.objects:
+        check_statistics(scores, expected["sequences"][scores.name])
+    check_summary(found.summary, expected["global"])
+
+
+def test_davis_2017_equals_the_official_numbers():
+    folder = case_folder("davis2017")
+    expected = json.loads((folder / "expected_semisupervised.json").read_text())
+
+    found = evaluate(open_pngs(str(folder / "gt")), open_pngs(str(folder / "pred")), Davis2017())
+
+    assert {scores.name for scores in found.objects} == set(expected["objects"])
+    for scores in found.objects:
+        check_statistics(scores, expected["objects"][scores.name])
+    check_summary(found.summary, expected["global"])
+
+
+def check_percent(found, expected):
+    official = {
+        (clip_id, int(object_id)): values
+        for clip_id, objects in expected["videos"].items()
+        for object_id, values in objects.items()
+    }
+    assert {(scores.clip_id, scores.object_id) for scores in found.objects} == set(official)
+    for scores in found.objects:
+        values = official[scores.clip_id, scores.object_id]
+        means = scores.j_statistics.mean * 100, scores.f_statistics.mean * 100
+        assert close(means, (values["J"], values["F"])), scores.name
+        assert len(scores.j) == values.get("frames", len(scores.j)), scores.name
+
+
+@pytest.mark.parametrize("rule", ["skip_first_and_last", "all_frames"])
+def test_the_rule_of_vos_benchmark_gives_its_numbers(rule):
+    folder = case_folder("davis2017")
+    expected = json.loads((folder / "expected_vos_benchmark.json").read_text())[rule]
+
+    protocol = VosBenchmark(skip_first_and_last=rule == "skip_first_and_last")
+    found = evaluate(open_pngs(str(folder / "gt")), open_pngs(str(folder / "pred")), protocol)
+
+    check_percent(found, expected)
+    check_summary(found.summary, expected["global"])
+
+
+@pytest.mark.parametrize(
+    ("rule", "frames"),
+    [("skip_first_and_last", "skip-first-and-last"), ("all_frames", "all"), ("after_first_appearance", "after-first")],
+)
+def test_youtube_vos_gives_the_expected_numbers_by_each_frame_rule(rule, frames):
+    folder = case_folder("youtubevos")
+    expected = json.loads((folder / "expected.json").read_text())[rule]
+    objects = read_meta(str(folder / "valid" / "meta.json"))
+    seen = read_seen(str(folder / "categories.json"))
+
+    protocol = YoutubeVos(objects, seen, frames)
+    found = evaluate(open_pngs(str(folder / "gt_all")), open_pngs(str(folder / "pred")), protocol)
+
+    check_percent(found, expected)
+    check_summary(found.summary, expected["seen_unseen"])
+
+
+def test_unsupervised_davis_equals_the_official_numbers():
+    folder = case_folder("unsupervised")
+    expected = json.loads((folder / "expected.json").read_text())
+
+    truth = open_pngs(str(folder / "gt"), annotations="Annotations_unsupervised")
+    found = evaluate(truth, open_pngs(str(folder / "pred")), DavisUnsupervised())
+
+    assert {scores.name for scores in found.objects} == set(expected["objects"])
+    for scores in found.objects:
+        check_statistics(scores, expected["objects"][scores.name])
+    check_summary(found.summary, expected["global"])
+
+
+def test_real_results_on_real_clips_give_the_official_numbers():
+    clips = Path(os.environ.get("RAYVOS_REAL_CLIPS", Path(__file__).parents[2] / "../shared/data/real_clips"))
+    if not clips.is_dir():
+        pytest.skip(f"no real clips at {clips}; set RAYVOS_REAL_CLIPS")
+    expected = json.loads((GOLDENS / "real_osvos_expected.json").read_text())["sequences"]
+
+    truth, prediction = open_pngs(str(clips / "DAVIS")), open_pngs(str(clips / "osvos_results"))
+    found = evaluate(truth, prediction, Davis2016(), clip_ids=sorted(expected))
+
+    assert len(found.objects) == len(expected)
+    for scores in found.objects:
+        check_statistics(scores, expected[scores.clip_id])
