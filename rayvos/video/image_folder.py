@@ -12,7 +12,6 @@ inside an otherwise complete JPEG.
 from __future__ import annotations
 
 import io
-import re
 import warnings
 from collections.abc import Iterator, Sequence
 from types import TracebackType
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from rayvos import storage
+from rayvos.annotations.frame_listing import list_images
 from rayvos.annotations.records import Clip
 from rayvos.errors import (
     DecodeError,
@@ -36,48 +36,7 @@ from rayvos.errors import (
 from rayvos.video.decode_ahead import DecodeAhead
 from rayvos.video.limits import DecodeLimits
 
-__all__ = ["IMAGE_SUFFIXES", "ImageFolderReader", "decode_image", "image_size", "list_images"]
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
-
-
-def list_images(folder: str) -> tuple[str, ...]:
-    """Return the names of the pictures in a folder, numbers in names compared as numbers (`2.jpg` before `10.jpg`).
-
-    Raises:
-        StorageError: the folder cannot be listed.
-    """
-    names = (name for name in storage.list_folder(folder) if not name.startswith("."))
-    return tuple(sorted((name for name in names if name.lower().endswith(IMAGE_SUFFIXES)), key=_natural))
-
-
-def _natural(name: str) -> tuple[list[tuple[int, str]], str]:
-    parts = re.split(r"([0-9]+)", name)
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], name
-
-
-def image_size(data: bytes, where: str) -> tuple[int, int]:
-    """Return (height, width) from a picture's header, before any turning; nothing is decoded.
-
-    Args:
-        data: the file.
-        where: what the message calls it.
-
-    Raises:
-        DecodeError: the header is that of no known picture.
-        ImageTooLargeError: it states more pixels than Pillow looks at (179 million).
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's own size warning: DecodeLimits decides here
-            width, height = Image.open(io.BytesIO(data)).size
-    except Image.DecompressionBombError as error:
-        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        raise ImageTooLargeError(f"{where}: more than {most} pixels by its header; scale the picture down") from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, OverflowError) as error:
-        found = "an empty file" if not data else f"{len(data)} bytes that start with {data[:8]!r}"
-        raise DecodeError(f"{where}: expected a picture, found {found}; copy the file again") from error
-    return int(height), int(width)
+__all__ = ["ImageFolderReader", "decode_image"]
 
 
 def decode_image(
@@ -99,7 +58,7 @@ def decode_image(
         ImageTooLargeError: its header states more pixels than allowed; nothing is decoded.
         FrameSizeError: neither the turned nor the stored picture has `size`.
     """
-    stored = image_size(data, where)
+    stored = _stored_size(data, where)
     (limits or DecodeLimits()).check_pixels(*stored, where)
     # The last scan of a whole JPEG is followed by the end marker; a thumbnail's marker comes before the scan.
     cut = data[:2] == b"\xff\xd8" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
@@ -114,6 +73,30 @@ def decode_image(
             "re-import the clip, or fix height and width in the manifest"
         )
     return image
+
+
+def _stored_size(data: bytes, where: str) -> tuple[int, int]:
+    """Return (height, width) from a picture's header, before any turning; nothing is decoded.
+
+    Args:
+        data: the file.
+        where: what the message calls it.
+
+    Raises:
+        DecodeError: the header is that of no known picture.
+        ImageTooLargeError: it states more pixels than Pillow looks at (179 million).
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's own size warning: DecodeLimits decides here
+            width, height = Image.open(io.BytesIO(data)).size
+    except Image.DecompressionBombError as error:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise ImageTooLargeError(f"{where}: more than {most} pixels by its header; scale the picture down") from error
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, OverflowError) as error:
+        found = "an empty file" if not data else f"{len(data)} bytes that start with {data[:8]!r}"
+        raise DecodeError(f"{where}: expected a picture, found {found}; copy the file again") from error
+    return int(height), int(width)
 
 
 def _decode(data: bytes, flags: int) -> NDArray[np.uint8] | None:
@@ -141,7 +124,7 @@ class ImageFolderReader:
         self.num_frames, self.height, self.width = clip.num_frames, clip.height, clip.width
         self._clip_id, self._uri = clip.clip_id, clip.source.uri
         self._limits, self._decode_threads = limits, decode_threads
-        self._names = clip.source.frame_names or list_images(self._uri)
+        self._names = clip.source.frame_names or list_images(self._uri).names
         self._passes: set[DecodeAhead[NDArray[np.uint8]]] = set()
         self._closed = False
         if len(self._names) != clip.num_frames:

@@ -19,7 +19,7 @@ from rayvos.video.synthetic_scene import paint_frame
 from rayvos.video.synthetic_shapes import FAMILIES
 from rayvos.video.synthetic_textures import PROGRAMS
 
-__all__ = ["SynthConfig", "SyntheticClip", "generate_clip"]
+__all__ = ["FPS", "SynthConfig", "SyntheticClip", "clip_id_of", "generate_clip"]
 
 FPS = 24.0
 MAX_OBJECTS = 50
@@ -110,6 +110,11 @@ class SyntheticClip:
         )
 
 
+def clip_id_of(seed: int, index: int) -> str:
+    """Return the id of a generated clip."""
+    return f"synth-{seed}-{index:05d}"
+
+
 def generate_clip(seed: int, index: int, config: SynthConfig | None = None) -> SyntheticClip:
     """Generate one clip.
 
@@ -143,7 +148,7 @@ def generate_clip(seed: int, index: int, config: SynthConfig | None = None) -> S
     objects = tuple(ObjectInfo(object_id, families[object_id]) for object_id in range(1, config.num_objects + 1))
     ids = [known.object_id for known in objects]
     return SyntheticClip(
-        clip_id=f"synth-{seed}-{index:05d}",
+        clip_id=clip_id_of(seed, index),
         images=images,
         labels=labels,
         objects=objects,
