@@ -8,10 +8,12 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-__all__ = ["Clip", "read_labels"]
+__all__ = ["Clip", "label_clip", "load_engine", "read_labels"]
 
 _PLACES = {
     "Clip": "rayvos.annotations.records",
+    "label_clip": "rayvos.engines.labeling",
+    "load_engine": "rayvos.engines.registry",
     "read_labels": "rayvos.annotations.run_folder",
 }
 

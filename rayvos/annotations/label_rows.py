@@ -35,24 +35,25 @@ class EncodedMask:
 
 def encode_mask(mask: NDArray[np.bool_]) -> EncodedMask:
     """Return the RLE, area and tight box of a (height, width) mask."""
+    from rayvos.masks.boxes import mask_to_box
     from rayvos.masks.rle import mask_to_rle
 
-    return read_mask(mask_to_rle(mask), mask.shape[0], mask.shape[1])
+    return EncodedMask(mask_to_rle(mask), int(np.count_nonzero(mask)), _sides(mask_to_box(mask)))
 
 
 def read_mask(rle: bytes, height: int, width: int) -> EncodedMask:
     """Return the area and tight box of an RLE mask beside the RLE itself.
 
     Raises:
-        InputError: `rle` does not hold `height x width` pixels.
+        FormatError: `rle` does not hold `height x width` pixels.
     """
     from rayvos.masks.rle import rle_area, rle_box
 
-    area = int(rle_area(rle, height, width))
-    if area == 0:
-        return EncodedMask(rle, 0, None)
-    x0, y0, x1, y1 = (float(side) for side in rle_box(rle, height, width))
-    return EncodedMask(rle, area, (x0, y0, x1, y1))
+    return EncodedMask(rle, rle_area(rle, height, width), _sides(rle_box(rle, height, width)))
+
+
+def _sides(box: NDArray[np.float32] | None) -> tuple[float, float, float, float] | None:
+    return None if box is None else (float(box[0]), float(box[1]), float(box[2]), float(box[3]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from rayvos.errors import UsageError
 if TYPE_CHECKING:
     from rayvos.pipelines.label import LabelJob, LabelProgress, LabelSummary
 
-__all__ = ["LabelOptions", "label"]
+__all__ = ["LabelOptions", "label", "label_job"]
 
 EXIT_DEAD_LETTERS = 3
 EXIT_SIGNAL = 128  # plus the signal's number, as shells do
@@ -92,7 +92,7 @@ def label(source: str, options: LabelOptions) -> int:
 
     if options.overwrite and not options.dry_run:
         discard_run(options.out)
-    job = _job(source, options)
+    job = label_job(source, options)
     if options.dry_run:
         _show_plan(plan_only(job), as_json=options.as_json)
         return 0
@@ -111,7 +111,8 @@ def label(source: str, options: LabelOptions) -> int:
     return EXIT_DEAD_LETTERS if summary.dead_letters else 0
 
 
-def _job(source: str, options: LabelOptions) -> LabelJob:
+def label_job(source: str, options: LabelOptions) -> LabelJob:
+    """Return the job that the options describe; a video or folder becomes a manifest in the output folder."""
     from rayvos.engines.registry import EngineChoice, parse_options
     from rayvos.pipelines.label import LabelJob
 

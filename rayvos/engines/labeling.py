@@ -135,7 +135,7 @@ def _label_rows(
     """Yield the rows in order, their masks encoded by a thread that runs behind the engine."""
     from rayvos.annotations.label_rows import LabelRow, encode_mask, read_mask
 
-    given = {(mask.frame, mask.object_id): mask for mask in clip.masks}
+    given = {(mask.frame, mask.object_id): mask for mask in clip.masks if not mask.machine_made}
 
     def encode(mask: NDArray[np.bool_]) -> EncodedMask:
         started = time.perf_counter()

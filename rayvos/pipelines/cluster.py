@@ -26,6 +26,7 @@ __all__ = ["ActorPool", "Node", "connected", "data_settings", "plan_pool", "read
 logger = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 200_000_000  # receipts only; Ray asks for at least 79 MB
+CPUS_BESIDE_GPU = 4.0  # two or three decode, one drives the GPU, one encodes now and then
 SHARE_OF_MEMORY = 0.9  # of what Ray counts as a machine's memory; the rest is the driver's and Ray's own
 
 
@@ -159,25 +160,32 @@ def plan_pool(
         raise UsageError("--device cuda: the cluster has no GPU; use --device cpu, or add a machine with one")
     if num_gpus and memory_limit_bytes is not None:
         raise UsageError("--memory-limit: works for actors without a GPU only; leave it out, or use --device cpu")
-    places = [_places(node, needs.num_cpus, num_gpus) for node in nodes]
+    num_cpus = _cpus_beside_gpu(nodes, num_gpus) if num_gpus else needs.num_cpus
+    places = [_places(node, num_cpus, num_gpus) for node in nodes]
     total_cpus = sum(node.num_cpus for node in nodes)
     largest = max((node.num_cpus for node in nodes), default=0.0)
     fitting = sum(places)
-    if not num_gpus and fitting * needs.num_cpus > total_cpus - 1:
-        fitting = max(1, math.floor((total_cpus - 1) / needs.num_cpus))
+    if not num_gpus and fitting * num_cpus > total_cpus - 1:
+        fitting = max(1, math.floor((total_cpus - 1) / num_cpus))
     if fitting < 1 and actors is None:
         raise UsageError(
-            f"the cluster cannot hold an actor of {needs.num_cpus} CPUs and {num_gpus} GPUs; its largest machine has "
+            f"the cluster cannot hold an actor of {num_cpus} CPUs and {num_gpus} GPUs; its largest machine has "
             f"{largest} CPUs"
         )
     num_actors = max(1, min(actors or fitting, num_units))
-    num_cpus = needs.num_cpus
+    num_threads = max(1, int(num_cpus))
     if len(nodes) > 1 and not num_gpus:
-        num_cpus = min(num_cpus, max(0.1, round((total_cpus - largest - 1) / num_actors - 0.005, 2)))
+        num_cpus = min(num_cpus, max(0.1, math.floor(100 * (total_cpus - largest - 1) / num_actors) / 100))
     limit = memory_limit_bytes
     if limit is None and not num_gpus:
         limit = _share_of_memory(nodes, places, num_actors)
-    return ActorPool(num_actors, num_cpus, num_gpus, limit, max(1, int(needs.num_cpus)))
+    return ActorPool(num_actors, num_cpus, num_gpus, limit, num_threads)
+
+
+def _cpus_beside_gpu(nodes: list[Node], num_gpus: float) -> float:
+    """Return the CPUs of an actor with a GPU: for decoding ahead, the engine, encoding behind; fewer where scarce."""
+    shares = [node.num_cpus / (node.num_gpus / num_gpus) for node in nodes if node.num_gpus >= num_gpus]
+    return max(1.0, min(CPUS_BESIDE_GPU, math.floor(min(shares, default=1.0))))
 
 
 def _places(node: Node, num_cpus: float, num_gpus: float) -> int:

@@ -68,7 +68,7 @@ def clip_fingerprint(clip: Clip, job: str) -> str:
         (source.kind, place, source.frame_names, source.video_frames),
         (clip.height, clip.width, clip.num_frames, clip.object_ids()),
         [(b.object_id, b.frame, b.x0, b.y0, b.x1, b.y1, b.visible) for b in clip.boxes],
-        [(m.object_id, m.frame, m.rle) for m in clip.masks],
+        [(m.object_id, m.frame, m.rle, m.machine_made) for m in clip.masks],
         [(p.object_id, p.frame, p.x, p.y, p.label) for p in clip.points],
         [(t.object_id, t.frame, t.x, t.y) for t in clip.traces],
     )
