@@ -77,7 +77,7 @@ def _parse(found: Any, path: str) -> Iterator[RecordClip]:
         else:
             raise FormatError(
                 f"{path}: expected a data set with 'annotations' and 'videos' or 'images', found "
-                f"{', '.join(sorted(keys)) or type(found).__name__}; a list of results goes to `rayvos eval youtube-vis`"
+                f"{', '.join(sorted(keys)) or type(found).__name__}; lists of results go to `rayvos eval youtube-vis`"
             )
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise FormatError(f"{path}: expected COCO or YouTube-VIS json: {type(error).__name__} {error}") from error

@@ -169,8 +169,8 @@ class Davis2017:
             truth, mask = match.read(number)
             if mask.max_id() > num_objects:
                 raise IdError(
-                    f"{match.place(number)}: id {mask.max_id()}, but {match.truth.place(0)} has objects 1…{num_objects} "
-                    "only; ids must be those of the truth"
+                    f"{match.place(number)}: id {mask.max_id()}, but {match.truth.place(0)} has only objects "
+                    f"1…{num_objects}; ids must be those of the truth"
                 )
             truth = truth.without_void()
             lists.add(number, object_ids, score_objects(truth, mask, object_ids, radius_of(truth, self.bound_th)))

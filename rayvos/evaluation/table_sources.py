@@ -46,7 +46,7 @@ class RecordClip:
 
 
 def table_kind(path: str) -> str:
-    """Return the name of a rayvos table: `labels`, `manifest` …
+    """Return the name of a rayvos table, such as `labels` or `manifest`.
 
     Raises:
         FormatError: the file is no Parquet, or no rayvos table.
@@ -121,7 +121,7 @@ class LabelTableSource:
         for clip_id in clip_ids:
             if clip_id not in tables:
                 raise InputError(
-                    f"{self.path}: clip {clip_id!r} is planned but has no labels; see `rayvos status`, then run it again"
+                    f"{self.path}: clip {clip_id!r} is planned but has no labels; see `rayvos status`, run it again"
                 )
             yield self._clip(clip_id, pa.concat_tables(tables[clip_id]), clips.get(clip_id))
 

@@ -17,6 +17,7 @@ from rayvos.evaluation.png_source import open_pngs
 from rayvos.evaluation.protocols import Davis2016, Davis2017, VosBenchmark, YoutubeVos
 from rayvos.evaluation.scoring import evaluate
 from rayvos.evaluation.statistics import summarize
+from rayvos.evaluation.track_ap import AREA_RANGES, IOU_THRESHOLDS, evaluate_tracks
 from rayvos.evaluation.unsupervised import DavisUnsupervised
 
 GOLDENS = Path(os.environ.get("RAYVOS_GOLDENS", Path(__file__).parents[2] / "../shared/goldens")) / "eval"
@@ -206,3 +207,37 @@ def test_real_results_on_real_clips_give_the_official_numbers():
     assert len(found.objects) == len(expected)
     for scores in found.objects:
         check_statistics(scores, expected[scores.clip_id])
+
+
+def test_youtube_vis_equals_the_official_numbers():
+    folder = case_folder("youtubevis")
+    expected = json.loads((folder / "expected.json").read_text())
+
+    found = evaluate_tracks(str(folder / "gt.json"), str(folder / "results.json"))
+
+    assert set(found.stats) == set(expected["stats"])
+    check_summary(found.stats, expected["stats"])
+    assert close(IOU_THRESHOLDS.tolist(), expected["iou_thresholds"])
+    for name, bounds in expected["area_ranges"].items():
+        assert close(AREA_RANGES[name], bounds)
+    for position, category_id in enumerate(found.categories):
+        official = expected["per_category"][str(category_id)]
+        average = found.average_precision(category_id)
+        assert (average is None and official["AP"] is None) or close(average, official["AP"])
+        for values, name in (
+            (found.precision_KTR[position].mean(axis=1), "AP_per_iou"),
+            (found.recall_KT[position], "max_recall_per_iou"),
+        ):
+            wanted = [-1.0 if value is None else value for value in official[name]]  # null: no truth to find
+            assert close(values.tolist(), wanted), category_id
+
+
+def test_track_ious_are_the_official_ones():
+    folder = case_folder("youtubevis")
+    expected = json.loads((folder / "expected.json").read_text())["track_iou"]["matrix"]
+
+    found = evaluate_tracks(str(folder / "gt.json"), str(folder / "results.json"))
+
+    matrices = {f"{item.video_id}/{item.category_id}": item.ious_DT.tolist() for item in found.tracks}
+    for key, matrix in expected.items():
+        assert close(np.array(matrices[key]).ravel().tolist(), np.array(matrix).ravel().tolist()), key
