@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
-from collections.abc import Collection, Iterator
+import typing
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from rayvos import storage
 from rayvos.annotations.clip_paths import Probe, VideoInfo, clip_from_path
@@ -20,6 +21,9 @@ from rayvos.errors import FormatError, MissingPathError, RayvosError, UsageError
 __all__ = ["AUTO", "FORMATS", "Format", "Probe", "VideoInfo", "clip_from_path", "detect_format", "import_clips"]
 
 AUTO = "auto"
+# Options that several readers share; `import_clips` has a keyword for each.
+SHARED_OPTIONS = {"frames", "split", "truncate", "probe"}
+FLAG_WORDS = ("false", "true")
 
 
 class _Reader(Protocol):
@@ -51,6 +55,21 @@ class Format:
         """Return the names of the options its reader takes."""
         return set(inspect.signature(self.reader()).parameters) - {"source", "on_error"}
 
+    def own_options(self) -> dict[str, tuple[str, ...]]:
+        """Return the options that only this reader takes, each with the words it may be; () for free text."""
+        hints = typing.get_type_hints(self.reader())
+        return {name: _words(hints[name]) for name in sorted(self.options() - SHARED_OPTIONS)}
+
+    def parse_option(self, name: str, word: str) -> str | bool:
+        """Return an own option's value as the reader takes it.
+
+        Raises:
+            UsageError: the value is none of its words.
+        """
+        words = self.own_options()[name]
+        value = choose(name, word, words) if words else word
+        return value == "true" if words == FLAG_WORDS else value
+
     def _module(self) -> Any:
         return importlib.import_module(f"rayvos.annotations.formats.{self.module}")
 
@@ -58,13 +77,23 @@ class Format:
 FORMATS = {
     "boxes": Format("box_table", "CSV or JSON lines: clip_id,object_id,frame,x0,y0,x1,y1"),
     "cvat": Format("cvat", "CVAT for video 1.1 XML"),
+    "coco": Format("coco", "COCO instances json (still images)"),
+    "davis": Format("davis", "DAVIS folder, 2016 or 2017"),
     "got10k": Format("got10k", "GOT-10k folder"),
     "lasot": Format("lasot", "LaSOT folder"),
     "mot": Format("mot", "MOT Challenge folder"),
     "point-vos": Format("point_vos", "Point-VOS json or jsonl"),
     "trackingnet": Format("trackingnet", "TrackingNet folder"),
     "vidln": Format("vidln", "Video Localized Narratives jsonl"),
+    "youtube-vos": Format("youtube_vos", "YouTube-VOS folder (MOSE, LVOS)"),
 }
+
+
+def _words(hint: Any) -> tuple[str, ...]:
+    if hint is bool:
+        return FLAG_WORDS
+    parts = (hint, *typing.get_args(hint))
+    return tuple(word for part in parts if typing.get_origin(part) is Literal for word in typing.get_args(part))
 
 
 def detect_format(source: str) -> str:
@@ -93,7 +122,7 @@ def import_clips(
     frames: str | None = None,
     split: str | None = None,
     truncate: bool = False,
-    vidln_objects: str | None = None,
+    options: Mapping[str, str] | None = None,
     boxes_from_masks: bool = True,
     drop_masks: bool = False,
     only: Collection[str] | None = None,
@@ -109,7 +138,7 @@ def import_clips(
         frames: where the frames are, for formats that keep them apart from the annotations.
         split: the part of the data set, for formats that have parts.
         truncate: use the shorter one where annotations and images differ in number, instead of an error.
-        vidln_objects: `actors` or `nouns`, for Video Localized Narratives.
+        options: what only this format knows, such as `{"year": "2016"}` for DAVIS (`Format.own_options`).
         boxes_from_masks: give clips that have masks and no boxes the tight boxes of their masks.
         drop_masks: keep the boxes only (those of the masks where the source has no others).
         only: ids of the clips to keep; None keeps all.
@@ -122,13 +151,15 @@ def import_clips(
         RayvosError: a clip cannot be used, and there is no `on_error`; or the source as a whole cannot.
     """
     name = detect_format(source) if format == AUTO else choose("format", format, [AUTO, *FORMATS])
-    given = {"frames": frames, "split": split, "truncate": truncate or None, "vidln_objects": vidln_objects}
-    options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    known = FORMATS[name].options()
-    for option in sorted(set(options) - known):
-        raise UsageError(f"format {name!r} has no option --{option.replace('_', '-')}; leave it out")
-    if "probe" in known:
-        options["probe"] = probe
+    known = FORMATS[name]
+    given: dict[str, Any] = {"frames": frames, "split": split, "truncate": truncate or None, "probe": probe}
+    arguments = {key: value for key, value in given.items() if value is not None and key in known.options()}
+    for key in ("frames", "split", "truncate"):
+        if given[key] is not None and key not in arguments:
+            raise UsageError(f"format {name!r} has no option --{key}; leave it out")
+    for key, word in (options or {}).items():
+        choose(f"option of format {name!r}", key, known.own_options())
+        arguments[key] = known.parse_option(key, word)
 
     def wanted(clip_id: str) -> bool:
         return clip_id not in exclude and (only is None or clip_id in only)
@@ -137,7 +168,7 @@ def import_clips(
         if on_error is not None and clip_id not in exclude:
             on_error(clip_id, error)
 
-    for clip in FORMATS[name].reader()(source, on_error=report if on_error is not None else None, **options):
+    for clip in known.reader()(source, on_error=report if on_error is not None else None, **arguments):
         if not wanted(clip.clip_id):
             continue
         try:

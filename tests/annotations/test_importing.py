@@ -38,7 +38,8 @@ def test_every_format_has_a_reader_of_the_agreed_form(name):
     assert {item.kind for item in parameters[1:]} == {inspect.Parameter.KEYWORD_ONLY}
     assert "on_error" in {item.name for item in parameters}
     assert all(item.default is not inspect.Parameter.empty for item in parameters[1:])
-    assert FORMATS[name].options() <= {"frames", "probe", "split", "truncate", "vidln_objects"}
+    for words in FORMATS[name].own_options().values():
+        assert all(isinstance(word, str) for word in words)
 
 
 @pytest.mark.parametrize(("name", "folder"), GOLDEN_SOURCES.items())
@@ -76,6 +77,18 @@ def test_unknown_formats_and_options_a_format_has_not_are_wrong_usage(tmp_path):
         list(import_clips("cvat", str(tmp_path), split="train"))
     with pytest.raises(UsageError, match="format 'lasot' has no option --frames"):
         list(import_clips("lasot", str(tmp_path), frames="x"))
+
+
+def test_options_of_one_format_are_checked_by_their_words(tmp_path):
+    assert FORMATS["vidln"].own_options() == {"objects": ("actors", "nouns")}
+    assert FORMATS["lasot"].own_options() == {}
+    assert FORMATS["coco"].parse_option("crowds", "true") is True
+    assert FORMATS["coco"].parse_option("crowds", "false") is False
+    assert FORMATS["davis"].parse_option("resolution", "1080p") == "1080p"
+    with pytest.raises(UsageError, match=r"unknown objects 'noun'; choose from actors, nouns \(did you mean 'nouns'"):
+        list(import_clips("vidln", str(tmp_path), options={"objects": "noun"}))
+    with pytest.raises(UsageError, match="unknown option of format 'vidln' 'object'; choose from objects"):
+        list(import_clips("vidln", str(tmp_path), options={"object": "nouns"}))
 
 
 def square(x0, y0, x1, y1, height=48, width=64):

@@ -58,7 +58,7 @@ def read_vidln(
     *,
     frames: str | None = None,
     probe: Probe | None = None,
-    vidln_objects: VidlnObjects = "actors",
+    objects: VidlnObjects = "actors",
     on_error: OnError | None = None,
 ) -> Iterator[Clip]:
     """Yield one clip per narrative, named `<dataset_id>/<video_id>/<vidln_id>`, with traces.
@@ -68,7 +68,7 @@ def read_vidln(
         frames: the folder with `<dataset_id>/<video_id>` (or `<video_id>`): images or video files; None: `frames`
             beside the file.
         probe: reads a video's size and frame count; needed where videos are files.
-        vidln_objects: `actors`: one object per actor with all its traces; `nouns`: one per noun of each caption,
+        objects: `actors`: one object per actor with all its traces; `nouns`: one per noun of each caption,
             with the trace of that noun only.
         on_error: told of narratives that cannot be used, which are left out; None raises.
 
@@ -81,7 +81,7 @@ def read_vidln(
     root = ClipRoot(frames or storage.join(folder_of(source), "frames"), probe)
 
     def read(item: tuple[str, str]) -> Clip:
-        return _read(*item, root=root, nouns=vidln_objects == "nouns")
+        return _read(*item, root=root, nouns=objects == "nouns")
 
     return stream_clips(_lines(source), read, lambda item: item[0], source=source, on_error=on_error)
 

@@ -68,7 +68,7 @@ def test_the_golden_nouns_get_the_trace_of_their_word():
     folder, expected = golden("vidln")
     nouns = expected["videos"][0]["objects"][0]["noun_points"]
 
-    (clip,) = read_vidln(str(folder), vidln_objects="nouns")
+    (clip,) = read_vidln(str(folder), objects="nouns")
 
     found = {
         known.source_id.partition(":")[2]: [
