@@ -143,6 +143,7 @@ class Box2SegEngine:
         self.weights = info.digest
         self._size = model.size
         self._network = fold_batch_norms(network).requires_grad_(False)
+        self._network_bytes = sum(parameter.nbytes for parameter in self._network.parameters())
         self._one_pass = threading.Lock()
 
     def options(self) -> Mapping[str, Any]:
@@ -162,7 +163,7 @@ class Box2SegEngine:
             num_cpus=4 if on_gpu else 1,
             # `auto` on a machine without a GPU may be planning for a cluster that has some.
             num_gpus=0 if self._device_name == "cpu" else 1,
-            memory_bytes=(3 if on_gpu else 1) << 30,
+            memory_bytes=((3 if on_gpu else 1) << 30) + 4 * self._network_bytes,
         )
 
     def label(self, clip: Clip, images: FrameReader, frames: range) -> Iterator[Label]:
@@ -304,6 +305,7 @@ def _labels(batch: _Batch, answer: Future[list[_Found]], clip: Clip) -> Iterator
         result = next(found)
         mask = np.zeros((clip.height, clip.width), np.bool_)
         mask[y0:y1, x0:x1] = result.mask
+        # Either term alone is fooled: a full box agrees with itself, a confident network may follow a neighbour.
         score = 0.5 * (result.quality["box_agreement"] + result.quality["margin"]) if result.mask.any() else 0.0
         yield Label(frame, object_id, mask, score, result.quality)
 

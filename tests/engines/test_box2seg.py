@@ -11,6 +11,7 @@ import torch
 from rayvos.annotations.records import Box, Clip, ClipSource, ObjectInfo
 from rayvos.engines.base import Engine
 from rayvos.engines.box2seg import Box2SegConfig, Box2SegEngine
+from rayvos.engines.registry import load_engine
 from rayvos.errors import DecodeError, ShapeError, UsageError, WeightsError
 from rayvos.masks.agreement import box_agreement
 from rayvos.models.box2seg import normalise_crops
@@ -329,6 +330,14 @@ def test_half_precision_hardly_changes_masks(weights):
     pairs = [(a.mask, b.mask) for a, b in zip(exact, half, strict=True) if a.mask is not None]
     union, overlap = (sum(int(join(a, b).sum()) for a, b in pairs) for join in (np.logical_or, np.logical_and))
     assert overlap / union > 0.9
+
+
+def test_the_engine_loads_by_name_with_options_as_text(weights):
+    engine = load_engine("box2seg", weights=weights, device="cpu", clip_to_box="no", batch_size="2")
+
+    assert engine.options() == {"margin": None, "clip_to_box": False, "precision": "float32", "batch_size": 2}
+    with pytest.raises(WeightsError, match="needs --weights FILE"):
+        load_engine("box2seg")
 
 
 def test_without_weights_the_error_says_what_to_do():
