@@ -16,7 +16,8 @@ class DecodeLimits:
     """Bounds on what decoding may use."""
 
     max_pixels: int = 100_000_000
-    """Largest picture, width x height; a file whose header says more is refused unread."""
+    """Largest picture, width x height; a file whose header says more is refused unread. Pillow looks at no picture
+    above 179 million."""
     ahead_bytes: int = 256 << 20
     """RGB frames that may wait decoded, per pass over a clip; at least one frame is decoded ahead."""
 

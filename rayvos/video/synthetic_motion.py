@@ -136,6 +136,8 @@ def shift_out(rng: Rng, path: Path, height: int, width: int, size: float) -> Pat
     ramp = max(2, min(8, num_frames // 5))
     leave = int(rng.integers(num_frames // 4, max(num_frames // 4 + 1, num_frames // 2)))
     back = leave + ramp + int(rng.integers(2, max(3, num_frames // 3)))
+    if rng.uniform() < 0.35:
+        back = num_frames  # it is gone for good
     frames = np.arange(num_frames)
     out = np.clip((frames - leave) / ramp, 0, 1) * (1 - np.clip((frames - back) / ramp, 0, 1))
     out = out * out * (3 - 2 * out)

@@ -1,7 +1,7 @@
 """A folder of generated clips, laid out as DAVIS is, with boxes, a manifest, and masks as truth.
 
-    JPEGImages/240p/<clip>/00000.jpg    or  videos/<clip>.mp4
-    Annotations/240p/<clip>/00000.png   palette PNGs, index = object id
+    JPEGImages/480p/<clip>/00000.jpg    or  videos/<clip>.mp4
+    Annotations/480p/<clip>/00000.png   palette PNGs, index = object id
     ImageSets/2017/train.txt            the clips
     boxes.csv, manifest.parquet         what a labelling run starts from
     records/<clip>.parquet              each clip's manifest row: it is written last, and tells that a clip is whole
@@ -41,6 +41,7 @@ __all__ = ["SetSettings", "SetSummary", "write_set"]
 
 GENERATOR = 1  # raised when the same seed gives other pictures
 JPEG_QUALITY = 95
+RESOLUTION = "480p"  # the folder that tools for DAVIS look into, whatever the size
 SETTINGS, MANIFEST, BOXES = "synth.json", "manifest.parquet", "boxes.csv"
 # In the order they are discarded in: first what says that clips are whole, last what says that the folder is ours.
 OURS = ("records", BOXES, MANIFEST, "JPEGImages", "videos", "Annotations", "ImageSets", SETTINGS)
@@ -187,7 +188,7 @@ def _make_clip(out: str, settings: SetSettings, index: int) -> None:
     clip = generate_clip(settings.seed, index, settings.config)
     record = _write_frames(out, settings, clip)
     if settings.truth == "davis":
-        folder = storage.join(out, "Annotations", f"{settings.config.height}p", clip.clip_id)
+        folder = storage.join(out, "Annotations", RESOLUTION, clip.clip_id)
         for frame, label_map in enumerate(clip.labels):
             storage.write_bytes(storage.join(folder, f"{frame:05d}.png"), encode_label_map(label_map))
     write_manifest([record], _record_path(out, index, settings.seed))
@@ -202,7 +203,7 @@ def _write_frames(out: str, settings: SetSettings, clip: SyntheticClip) -> Clip:
         storage.write_bytes(path, _mp4(clip.images))
         source = ClipSource("video", path, identity=_digest(identity))
     else:
-        folder = storage.join(out, "JPEGImages", f"{settings.config.height}p", clip.clip_id)
+        folder = storage.join(out, "JPEGImages", RESOLUTION, clip.clip_id)
         names = tuple(f"{frame:05d}.{settings.frames_as}" for frame in range(len(clip.images)))
         for name, image in zip(names, clip.images, strict=True):
             storage.write_bytes(storage.join(folder, name), _picture(image, settings.frames_as))

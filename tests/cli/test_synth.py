@@ -61,7 +61,7 @@ def test_frames_truth_boxes_and_manifest_are_those_of_the_generator(small):
         with open_clip(clip) as reader:
             for frame, image in reader.read(range(4)):
                 np.testing.assert_array_equal(image, made.images[frame])
-                truth = read_label_map(str(small / f"Annotations/64p/{clip.clip_id}/{frame:05d}.png"))
+                truth = read_label_map(str(small / f"Annotations/480p/{clip.clip_id}/{frame:05d}.png"))
                 assert truth.kind == "palette"
                 np.testing.assert_array_equal(truth.ids, made.labels[frame])
         for box in clip.boxes:
@@ -71,6 +71,18 @@ def test_frames_truth_boxes_and_manifest_are_those_of_the_generator(small):
                 assert [float(row[side]) for side in ("x0", "y0", "x1", "y1")] == [box.x0, box.y0, box.x1, box.y1]
                 assert row["category"] == made.objects[box.object_id - 1].category
     assert not rows
+
+
+def test_the_folder_is_read_as_a_davis_data_set(small, tmp_path):
+    done = rayvos("import", "davis", str(small), "--split", "train", "-o", str(tmp_path / "m.parquet"))
+
+    assert done.returncode == 0, done.stderr
+    for read, made in zip(ManifestFile(str(tmp_path / "m.parquet")), clips_of(small), strict=True):
+        assert (read.clip_id, read.height, read.width, read.num_frames) == (made.clip_id, 64, 96, 4)
+        masks = {(mask.object_id, mask.frame): mask.rle for mask in read.masks if mask.rle is not None}
+        assert masks.keys() == {(box.object_id, box.frame) for box in made.boxes if box.visible}
+        with open_clip(read) as reader:
+            assert len(list(reader.read(range(4)))) == 4
 
 
 def test_two_workers_write_the_bytes_of_one_into_another_folder(small, tmp_path):
