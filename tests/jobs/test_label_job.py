@@ -1,0 +1,152 @@
+"""Labelling as a submitted job, on a cluster that `ray start` made."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rayvos.annotations.records import Box
+from rayvos.annotations.run_folder import RunFolder
+from rayvos.pipelines.label import LabelJob
+from tests.engines_for_tests import ENGINE
+from tests.faults.test_failing_storage import label_here
+from tests.ray_cluster import REPOSITORY, files_of, job_on, make_clips, worker_environment
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+NUM_CPUS = 5
+PORTS = (
+    "port",
+    "dashboard-port",
+    "dashboard-agent-listen-port",
+    "dashboard-agent-grpc-port",
+    "metrics-export-port",
+    "ray-client-server-port",
+    "node-manager-port",
+    "object-manager-port",
+    "runtime-env-agent-port",
+)
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+@pytest.fixture(scope="module")
+def jobs() -> Iterator[Any]:
+    """A client of a cluster with its own ports and folders, ended by the process that started it."""
+    from ray.job_submission import JobSubmissionClient
+
+    folder = tempfile.mkdtemp(prefix="rv-", dir="/tmp")  # sockets live in it: their paths must stay short
+    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--disable-usage-stats"]
+    command += ["--dashboard-host", "127.0.0.1", "--num-cpus", str(NUM_CPUS), "--object-store-memory", "150000000"]
+    command += ["--temp-dir", folder, *(f"--{name}={port}" for name, port in ports.items())]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**worker_environment(), "PATH": path, "RAY_JOB_STOP_WAIT_TIME_S": "20", "RAY_TMPDIR": folder}
+    log = Path(folder) / "start.log"
+    with log.open("wb") as output:
+        head = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        try:
+            yield wait_for(lambda: JobSubmissionClient(f"http://127.0.0.1:{ports['dashboard-port']}"), log)
+        finally:
+            head.terminate()
+            head.wait(60)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_for(attempt: Callable[[], Any], log: Path | None = None, seconds: float = 90) -> Any:
+    """Return the first result of `attempt` that is true; errors mean that it is too early."""
+    deadline = time.monotonic() + seconds
+    found, last_error = None, ""
+    while not found and time.monotonic() < deadline:
+        try:
+            found = attempt()
+        except (ConnectionError, RuntimeError) as error:
+            last_error = str(error)
+        time.sleep(0 if found else 0.2)
+    assert found, (last_error, log and log.read_text())
+    return found
+
+
+def submit(jobs: Any, job: LabelJob, *words: str) -> str:
+    entry = ["python", "jobs/label.py", job.manifest, "-o", job.out, "--engine", ENGINE]
+    entry += ["--option", f"seconds_per_frame={job.engine.options['seconds_per_frame']}", "--actors", "2", *words]
+    environment = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    return str(
+        # Right after its start a cluster has no agent that takes jobs.
+        wait_for(
+            lambda: jobs.submit_job(
+                entrypoint=" ".join(entry),
+                runtime_env={"working_dir": str(REPOSITORY), "env_vars": environment},
+                entrypoint_num_cpus=1,
+            )
+        )
+    )
+
+
+def ended(jobs: Any, submission: str) -> Any:
+    return wait_for(lambda: jobs.get_job_status(submission).is_terminal() and jobs.get_job_info(submission))
+
+
+def test_a_submitted_job_labels_on_its_cluster(jobs: Any, tmp_path: Path) -> None:
+    clips = make_clips(tmp_path, 3)
+    clips[1] = dataclasses.replace(clips[1], boxes=(Box(1, 0, 9, 9, 2, 2),))
+    label_here(job_on(clips, tmp_path / "quiet"))
+
+    info = ended(jobs, submit(jobs, job_on(clips, tmp_path / "out"), "--json"))
+
+    assert info.driver_exit_code == 3, info.message
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "quiet")
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["ray"]["resources"]["CPU"] == NUM_CPUS
+
+
+def test_wrong_options_end_a_job_with_their_own_code(jobs: Any, tmp_path: Path) -> None:
+    clips = make_clips(tmp_path, 1)
+
+    info = ended(jobs, submit(jobs, job_on(clips, tmp_path / "out"), "--max-attempts", "0"))
+
+    assert info.driver_exit_code == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_stopped_job_is_submitted_again_and_goes_on(jobs: Any, tmp_path: Path) -> None:
+    clips = make_clips(tmp_path, 6)
+    job = job_on(clips, tmp_path / "out")
+    label_here(job_on(clips, tmp_path / "quiet"))
+
+    first = submit(jobs, job, "--option", "delay_s=0.3")
+    wait_for(lambda: RunFolder(job.out).committed())
+    jobs.stop_job(first)
+    ended(jobs, first)
+    stopped = json.loads((tmp_path / "out" / "run.json").read_text())["state"]
+    num_done = len(files_of(tmp_path / "out"))
+    info = ended(jobs, submit(jobs, job))
+
+    assert stopped == "stopped"
+    assert 1 <= num_done < 6
+    assert info.driver_exit_code == 0, info.message
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "quiet")
