@@ -34,6 +34,7 @@ __all__ = [
     "Sides",
     "frame_file_names",
     "frame_names",
+    "frame_paths",
     "frames_of",
     "given_boxes",
     "ignore_value",
@@ -164,6 +165,20 @@ def frame_file_names(clip: Clip) -> list[str]:
     if len(clip.source.frame_names) == clip.num_frames:
         return list(clip.source.frame_names)
     return [f"{frame:05d}.jpg" for frame in range(clip.num_frames)]
+
+
+def frame_paths(clip: Clip) -> list[str]:
+    """Return what lists of several clips' frames call each frame: `<clip_id>/<file name>`.
+
+    Names that hold folders, and pictures that are a clip of their own (`000000397133.jpg` of COCO), stay as they are:
+    they are told from those of other clips already.
+    """
+    names = frame_file_names(clip)
+    folder = clip.source.uri.rstrip("/").rpartition("/")[2]
+    still = clip.source.kind == "images" and clip.num_frames == 1 and folder not in clip.clip_id.split("/")
+    if still or any("/" in name for name in names):
+        return names
+    return [f"{clip.clip_id}/{name}" for name in names]
 
 
 def frame_names(clip: Clip) -> list[str]:

@@ -2,8 +2,9 @@
 
 Conventions of the file: boxes are `[x, y, width, height]`, 0-based; `segmentation` is compressed RLE with `counts` as
 a string; `area` counts the mask's pixels; `iscrowd` is 0; ids start at 1; category ids are 1…N in the order of their
-names, objects without a category are `object`. `file_name` is `<clip_id>/<frame's file name>`. Beside COCO's keys
-images carry `clip_id` and `frame`, annotations `object_id` and `score`, which COCO's tools pass over.
+names, objects without a category are `object`. `file_name` is `<clip_id>/<frame's file name>`, or the file name alone
+for stills (`frame_paths`). Beside COCO's keys images carry `clip_id` and `frame`, annotations `object_id` and `score`,
+which COCO's tools pass over.
 
 A frame without any mask has an image without annotations. Labels below the minimum score and absent objects have no
 annotation.
@@ -17,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from rayvos.annotations.formats.json_stream import JsonStream
-from rayvos.annotations.label_frames import FrameLabel, frame_file_names, frames_of, is_accepted
+from rayvos.annotations.label_frames import FrameLabel, frame_paths, frames_of, is_accepted
 from rayvos.annotations.records import Clip
 
 __all__ = ["NO_CATEGORY", "category_ids", "category_list", "rle_json", "write_coco", "xywh"]
@@ -77,11 +78,11 @@ def write_coco(
     num_images = num_annotations = 0
     with JsonStream(path, head, ("images", "annotations")) as stream:
         for clip, table in clips:
-            names = frame_file_names(clip)
+            names = frame_paths(clip)
             category_of = {known.object_id: categories[known.category or NO_CATEGORY] for known in clip.objects}
             for frame, labels in frames_of(table):
                 num_images += 1
-                image = {"id": num_images, "file_name": f"{clip.clip_id}/{names[frame]}"}
+                image = {"id": num_images, "file_name": names[frame]}
                 size = {"height": clip.height, "width": clip.width}
                 stream.add("images", {**image, **size, "clip_id": clip.clip_id, "frame": frame})
                 for label in labels:

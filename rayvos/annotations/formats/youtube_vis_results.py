@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from rayvos.annotations.formats.coco_results import NO_CATEGORY, category_ids, category_list, rle_json, xywh
 from rayvos.annotations.formats.json_stream import JsonStream
-from rayvos.annotations.label_frames import frame_file_names, frames_of, is_accepted
+from rayvos.annotations.label_frames import frame_paths, frames_of, is_accepted
 from rayvos.annotations.records import Clip
 
 __all__ = ["write_youtube_vis"]
@@ -92,7 +92,7 @@ def _video(clip: Clip, number: int) -> dict[str, Any]:
         "width": clip.width,
         "height": clip.height,
         "length": clip.num_frames,
-        "file_names": [f"{clip.clip_id}/{name}" for name in frame_file_names(clip)],
+        "file_names": frame_paths(clip),
         "clip_id": clip.clip_id,
     }
 
