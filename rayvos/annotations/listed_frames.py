@@ -51,7 +51,8 @@ class ListedFrames:
     """
 
     def __init__(self, annotation_file: str, frames: str | None, guesses: Sequence[str], sample: str | None) -> None:
-        places = [frames.rstrip("/")] if frames is not None else [_beside(annotation_file, guess) for guess in guesses]
+        beside = [_beside(annotation_file, guess) for guess in guesses]
+        places = [frames.rstrip("/")] if frames is not None else [place for place in beside if place is not None]
         sample = None if sample is None else check_clip_id(sample, f"{annotation_file}: frame name")
         found = None if sample is None else next((place for place in places if _holds(place, sample)), None)
         if found is None and frames is not None and sample is not None:
@@ -93,12 +94,14 @@ class ListedFrames:
         return self._listing(folder)
 
 
-def _beside(annotation_file: str, guess: str) -> str:
-    """Return a path relative to the folder of a file; the result has no `..` but in front."""
+def _beside(annotation_file: str, guess: str) -> str | None:
+    """Return a path relative to the folder of a file, None where it would leave a bucket."""
     folder = annotation_file.rpartition("/")[0] or ("/" if annotation_file.startswith("/") else ".")
     for part in guess.split("/"):
         if part == "..":
             head, slash, last = folder.rpartition("/")
+            if head.endswith(":/"):
+                return None
             outside = folder == "." or last == ".."
             folder = ".." if folder == "." else f"{folder}/.." if outside else head or slash or "."
         elif part not in ("", "."):

@@ -70,7 +70,7 @@ def read_coco(
     categories = category_names(content, source)
     annotations = group_by(content, "annotations", "image_id", source)
     listed = ListedFrames(source, frames, guesses_beside(source), _sample(images, source))
-    left_out: Counter[str] = Counter()
+    left_out: list[str] = []  # appended to by several threads
 
     def read(item: tuple[int, Any]) -> Clip:
         image = _Image(source, *item, categories=categories, crowds=crowds, left_out=left_out)
@@ -81,7 +81,9 @@ def read_coco(
 
     yield from stream_clips(enumerate(images), read, name_of, source=source, on_error=on_error)
     if left_out:
-        logger.warning("left_out file=%s %s", source, " ".join(f"{what}={n}" for what, n in sorted(left_out.items())))
+        logger.warning(
+            "left_out file=%s %s", source, " ".join(f"{what}={n}" for what, n in sorted(Counter(left_out).items()))
+        )
 
 
 def _sample(images: Sequence[Any], where: str) -> str | None:
@@ -187,7 +189,7 @@ class _Image:
         *,
         categories: dict[int, str] | None,
         crowds: bool,
-        left_out: Counter[str],
+        left_out: list[str],
     ) -> None:
         self._source = source
         self._where = f"{source}: images[{number}]"
@@ -204,7 +206,7 @@ class _Image:
             where = f"{self._source}: annotations[{number}]"
             problem, edges, rle = self._shape(annotation, where)
             if problem:
-                self._left_out[problem] += 1
+                self._left_out.append(problem)
                 continue
             object_id = len(objects) + 1
             source_id = str(take(annotation, "id", int, where))
