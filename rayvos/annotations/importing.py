@@ -75,17 +75,21 @@ class Format:
 
 
 FORMATS = {
-    "boxes": Format("box_table", "CSV or JSON lines: clip_id,object_id,frame,x0,y0,x1,y1"),
-    "cvat": Format("cvat", "CVAT for video 1.1 XML"),
+    "boxes": Format("box_table", "CSV, JSON lines or JSON list: clip_id,object_id,frame,x0,y0,x1,y1"),
+    "burst": Format("burst", "BURST json or its folder"),
     "coco": Format("coco", "COCO instances json (still images)"),
+    "cvat": Format("cvat", "CVAT for video 1.1 XML"),
     "davis": Format("davis", "DAVIS folder, 2016 or 2017"),
     "got10k": Format("got10k", "GOT-10k folder"),
     "lasot": Format("lasot", "LaSOT folder"),
-    "mot": Format("mot", "MOT Challenge folder"),
+    "mot": Format("mot", "MOT Challenge folder, or a text file of its lines"),
     "point-vos": Format("point_vos", "Point-VOS json or jsonl"),
+    "sav": Format("sav", "SA-V folder"),
+    "tao": Format("tao", "TAO json"),
     "trackingnet": Format("trackingnet", "TrackingNet folder"),
     "vidln": Format("vidln", "Video Localized Narratives jsonl"),
-    "youtube-vos": Format("youtube_vos", "YouTube-VOS folder (MOSE, LVOS)"),
+    "youtube-vis": Format("youtube_vis", "YouTube-VIS json"),
+    "youtube-vos": Format("youtube_vos", "YouTube-VOS folder (also MOSE, LVOS)"),
 }
 
 
@@ -139,7 +143,7 @@ def import_clips(
         split: the part of the data set, for formats that have parts.
         truncate: use the shorter one where annotations and images differ in number, instead of an error.
         options: what only this format knows, such as `{"year": "2016"}` for DAVIS (`Format.own_options`).
-        boxes_from_masks: give clips that have masks and no boxes the tight boxes of their masks.
+        boxes_from_masks: give objects that have masks and no boxes the tight boxes of their masks.
         drop_masks: keep the boxes only (those of the masks where the source has no others).
         only: ids of the clips to keep; None keeps all.
         exclude: ids of clips to leave out.
@@ -182,6 +186,9 @@ def import_clips(
 
 
 def _with_derived_boxes(clip: Clip, *, derive: bool) -> Clip:
-    if not derive or not clip.masks or clip.boxes:
+    boxed = {box.object_id for box in clip.boxes}
+    masks = tuple(mask for mask in clip.masks if mask.object_id not in boxed)
+    if not derive or not masks:
         return clip
-    return derive_boxes(clip)
+    derived = derive_boxes(dataclasses.replace(clip, masks=masks, boxes=()))
+    return dataclasses.replace(clip, boxes=clip.boxes + derived.boxes)

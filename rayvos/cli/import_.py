@@ -37,14 +37,14 @@ class ImportOptions:
     split: str | None = None
     """Part of the data set, such as train or val. Default: all that is there."""
     boxes_from_masks: bool = True
-    """Give clips that have masks and no boxes the tight boxes of their masks."""
+    """Give objects that have masks and no boxes the tight boxes of their masks."""
     drop_masks: Annotated[bool, Parameter(negative="")] = False
-    """Keep boxes only; clips without any get the boxes of their masks first."""
+    """Keep boxes only; objects without any get the boxes of their masks first."""
     truncate: Annotated[bool, Parameter(negative="")] = False
     """Where annotations and images differ in number, use the shorter one instead of skipping the clip."""
     option: Annotated[tuple[str, ...], Parameter(negative="")] = ()
-    """Option of one format, as key=value; may be given several times. davis: year=2016, 2017 or unsupervised,
-    resolution=480p; coco: crowds=true; vidln: objects=nouns makes an object of each noun instead of each actor."""
+    """Option of one format, as key=value; may be given several times. burst: all_frames=true; coco: crowds=true;
+    davis: year=2016, 2017 or unsupervised, resolution=480p; sav: masklets=auto; vidln: objects=nouns."""
     clips_file: str | None = None
     """Text file of clip ids, one per line: import only these."""
     exclude: str | None = None
@@ -203,9 +203,9 @@ def _nothing_imported(source: str, format: str, skipped: _Skipped, skipped_path:
     if not skipped.reasons:
         return FormatError(f"{source}: expected clips of format {format!r}, found none; check the folder and --split")
     listed = skipped.save(skipped_path)
-    code, message = next(iter(skipped.examples.items()))
+    message = next(iter(skipped.examples.values()))
     return FormatError(
-        f"{source}: all {skipped.reasons.total()} clips were skipped, listed in {listed}; the first: {message} [{code}]"
+        f"{source}: all {skipped.reasons.total()} clips were skipped, listed in {listed}; the first: {message}"
     )
 
 
@@ -225,12 +225,18 @@ def _ids(path: str | None) -> frozenset[str] | None:
 
 
 def _text(summary: ImportSummary) -> str:
-    counted = ("clips", "frames", "objects", "boxes", "masks", "points", "traces")
+    units = {
+        "clips": "clip",
+        "frames": "frame",
+        "objects": "object",
+        "boxes": "box",
+        "masks": "mask",
+        "points": "point",
+        "traces": "trace",
+    }
     values: dict[str, Any] = asdict(summary)
-    lines = [
-        f"{summary.manifest}: {', '.join(f'{values[name]} {name}' for name in counted if values[name])} "
-        f"in {summary.seconds:.1f} s"
-    ]
+    counted = [f"{values[name]} {name if values[name] > 1 else one}" for name, one in units.items() if values[name]]
+    lines = [f"{summary.manifest}: {', '.join(counted)} in {summary.seconds:.1f} s"]
     if summary.frames_not_found:
         lines.append(f"clips whose frames were not found: {summary.frames_not_found}; name their folder with --frames")
     if summary.skipped:

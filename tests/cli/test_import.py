@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from rayvos import storage
 from rayvos.annotations.manifest import ManifestFile
 from rayvos.cli.main import main
 from tests.annotations.formats.expectations import golden, write_frames
@@ -132,6 +133,21 @@ def test_an_import_without_any_good_clip_fails_and_leaves_the_list(tmp_path, cap
 def test_an_empty_data_set_fails(tmp_path, capsys):
     assert main(["import", "lasot", str(tmp_path), "-o", str(tmp_path / "m.parquet")]) == 1
     assert "expected clips of format 'lasot', found none" in capsys.readouterr().err
+
+
+def test_source_manifest_and_list_may_be_urls(s3_bucket, tmp_path, capsys):
+    write_frames(tmp_path, ["00000001.jpg"])
+    picture = (tmp_path / "00000001.jpg").read_bytes()
+    for number, truth in enumerate([b"1,2,3,4\n", b"oops\n", b"5,2,3,4\n"]):
+        folder = f"{s3_bucket}/LaSOT/cat/cat-{number}"
+        storage.write_bytes(f"{folder}/img/00000001.jpg", picture)
+        storage.write_bytes(f"{folder}/groundtruth.txt", truth)
+
+    assert main(["import", "auto", f"{s3_bucket}/LaSOT", "-o", f"{s3_bucket}/m.parquet"]) == 3
+
+    assert f"{s3_bucket}/m.parquet: 2 clips, 2 frames, 2 objects, 2 boxes in" in capsys.readouterr().out
+    assert clip_ids(f"{s3_bucket}/m.parquet") == ["cat-0", "cat-2"]
+    assert b"cat-1,bad_format" in storage.read_bytes(f"{s3_bucket}/m.parquet.skipped.csv")
 
 
 def test_two_clips_of_one_id_are_one_clip_and_one_skipped(tmp_path, capsys):
