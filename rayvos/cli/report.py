@@ -26,6 +26,12 @@ def report(
     ] = None,
     worst: Annotated[int, Parameter(help="Labels shown with pictures, worst first.")] = 48,
     low_score: Annotated[float, Parameter(help="Masks with a lower score count as low.")] = 0.5,
+    gt: Annotated[
+        str | None,
+        Parameter(
+            help="True masks to compare with: a manifest with masks, a folder of PNGs, a COCO or YouTube-VIS json."
+        ),
+    ] = None,
     as_json: Annotated[
         bool, Parameter(name="--json", negative="", help="Print the summary as one JSON object.")
     ] = False,
@@ -43,7 +49,7 @@ def report(
 
     path = out or storage.join(run, "report.html")
     with Progress("reading labels", unit="clips") as progress:
-        summary = write_report(run, path, num_worst=worst, low_score=low_score, on_clip=progress.advance)
+        summary = write_report(run, path, num_worst=worst, low_score=low_score, truth=gt, on_clip=progress.advance)
     if as_json:
         print(json.dumps(asdict(summary)))
     else:

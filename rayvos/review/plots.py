@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["figure_svg", "score_histogram_svg"]
+__all__ = ["bare_svg", "figure_svg", "score_histogram_svg"]
 
 ACCENT, WEAK, INK = "#2b7de0", "#e25555", "#3a4150"
 
@@ -29,8 +29,11 @@ def figure_svg(figure: Figure, name: str) -> str:
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none", "font.family": "sans-serif"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
-    text = buffer.getvalue()
-    # The document type and the metadata name addresses of standards, which a page that fetches nothing need not hold.
+    return bare_svg(buffer.getvalue())
+
+
+def bare_svg(text: str) -> str:
+    """Return an SVG document as an element for a page, without the metadata that names addresses of standards."""
     return re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
 
 

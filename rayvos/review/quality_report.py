@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from rayvos import storage
 from rayvos.annotations.manifest import ManifestFile
 from rayvos.annotations.records import Clip
@@ -22,6 +24,7 @@ from rayvos.annotations.run_folder import RunFolder, iter_labels, read_dead_lett
 from rayvos.review.plots import score_histogram_svg
 from rayvos.review.run_statistics import RunStatistics
 from rayvos.review.thumbnails import Thumbnail, label_thumbnails
+from rayvos.review.truth_section import compare_with_truth
 
 __all__ = ["ReportSummary", "write_report"]
 
@@ -62,7 +65,7 @@ def write_report(
     *,
     num_worst: int = 48,
     low_score: float = 0.5,
-    truth_section: Callable[[], str] | None = None,
+    truth: str | None = None,
     on_clip: Callable[[], None] = lambda: None,
 ) -> ReportSummary:
     """Write the report of a run, which may be empty, still going on, or have failed wholly.
@@ -72,12 +75,12 @@ def write_report(
         path: path or URL of the HTML file.
         num_worst: labels shown with pictures, worst first, one per object.
         low_score: masks with a lower score count as low.
-        truth_section: makes the part that compares scores with truth, as SVG; None leaves it out.
+        truth: true masks of some or all clips (see `truth_section`) to compare labels and scores with; None: none.
         on_clip: called after each clip that was read.
 
     Raises:
         MissingPathError: `run` is no run folder.
-        FormatError: a file of the run is damaged.
+        InputError: a file of the run is damaged, or `truth` cannot be compared with it.
         StorageError: a file cannot be read or written.
     """
     folder = RunFolder(run)
@@ -107,7 +110,7 @@ def write_report(
         facts=list(_flatten({key: about.get(key) for key in ("configuration", "job", "versions")})),
         throughput=list(_flatten(about.get("throughput") or {})),
         earlier=about.get("earlier") or [],
-        truth=truth_section() if truth_section is not None else "",
+        truth=None if truth is None else compare_with_truth(run, truth, _whole_clips(folder, letters)),
     )
     storage.write_bytes(path, page.encode("utf-8"))
     return ReportSummary(
@@ -131,6 +134,16 @@ def _count(run: RunFolder) -> _RunCounts:
         units=len(units),
         units_done=len(units & committed),
     )
+
+
+def _whole_clips(run: RunFolder, letters: pa.Table) -> set[str]:
+    """Return the clips that are labelled wholly: nothing of them is left to do or failed."""
+    plan = run.read_plan()
+    committed = run.committed()
+    columns = (plan.column(name).to_pylist() for name in ("clip_id", "unit_id"))
+    pieces = list(zip(*columns, strict=True))
+    unfinished = {clip_id for clip_id, unit_id in pieces if unit_id not in committed}
+    return {clip_id for clip_id, _ in pieces} - unfinished - set(letters.column("clip_id").to_pylist())
 
 
 def _clips_by_id(run: RunFolder, clip_ids: set[str]) -> dict[str, Clip]:

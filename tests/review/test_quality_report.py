@@ -1,4 +1,5 @@
 import base64
+import dataclasses
 import io
 import json
 import re
@@ -10,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from rayvos.annotations.run_folder import RunFolder
-from rayvos.errors import MissingPathError
+from rayvos.annotations.manifest import write_manifest
+from rayvos.annotations.records import MaskPrompt
+from rayvos.errors import InputError, MissingPathError
+from rayvos.masks.rle import mask_to_rle
 from rayvos.review.quality_report import write_report
 from rayvos.review.thumbnails import view_around
-from tests.review.runs import EllipseEngine, make_clip, make_run
+from tests.review.runs import EllipseEngine, ellipse, make_clip, make_run, moved
 
 VOID = {"meta", "br", "img", "link", "input", "hr", "use", "path"}
 
@@ -60,7 +63,6 @@ def run(tmp_path) -> str:
 
 
 def test_the_page_shows_counts_failures_scores_and_pictures(run, tmp_path):
-    RunFolder(run)
     facts = {"state": "done", "engine": "ellipse", "throughput": {"frames_per_s": 12.5, "frames": 12}}
     (tmp_path / "run/run.json").write_text(json.dumps(facts))
 
@@ -163,6 +165,38 @@ def test_labels_whose_frames_are_gone_say_why_there_is_no_picture(run, tmp_path)
     page = read_page(tmp_path / "r.html")
     assert sum(tag == "img" for tag, _ in page.tags) == 2
     assert page.text.count("[frame_missing]") == 2
+
+
+def with_true_masks(clips, shift: float = 0.0):
+    found = []
+    for clip in clips:
+        boxes = [box for box in moved(clip, shift).boxes if box.visible]
+        masks = tuple(MaskPrompt(box.object_id, box.frame, mask_to_rle(ellipse(box))) for box in boxes)
+        found.append(dataclasses.replace(clip, masks=masks))
+    return found
+
+
+def test_truth_adds_how_good_the_labels_are_and_whether_scores_tell(tmp_path):
+    clips = [make_clip(tmp_path / "frames", name) for name in ("a", "b", "c")]
+    run = make_run(tmp_path / "run", clips, failed=["b"])
+    write_manifest(with_true_masks(clips, 2.0), str(tmp_path / "truth.parquet"))
+
+    write_report(run, str(tmp_path / "r.html"), truth=str(tmp_path / "truth.parquet"))
+
+    page = read_page(tmp_path / "r.html")
+    assert "truth" in page.sections
+    assert "2 clips of" in page.text
+    box = clips[0].boxes[0]
+    here, there = ellipse(box), ellipse(dataclasses.replace(box, x0=box.x0 + 2, x1=box.x1 + 2))
+    assert f"{(here & there).sum() / (here | there).sum():.3f}" in page.text  # every mask is shifted alike
+    assert "Spearman" in page.text
+
+
+def test_truth_of_other_clips_is_refused(run, tmp_path):
+    write_manifest(with_true_masks([make_clip(tmp_path / "frames", "z")]), str(tmp_path / "truth.parquet"))
+
+    with pytest.raises(InputError, match="none of the 2 clips"):
+        write_report(run, str(tmp_path / "r.html"), truth=str(tmp_path / "truth.parquet"))
 
 
 def test_the_same_run_gives_the_same_page(run, tmp_path):
