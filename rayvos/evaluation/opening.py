@@ -49,7 +49,7 @@ def open_masks(
         names = storage.list_folder(path)
         if not names:
             raise MissingPathError(f"{path}: nothing is there; check the path")
-        if "plans" in names or any(name.endswith(".parquet") for name in names):
+        if "plans" in names or (annotations not in names and any(name.endswith(".parquet") for name in names)):
             return LabelTableSource(path, manifest)
     source: PngSource = open_pngs(path, annotations=annotations, resolution=resolution)
     return source if like is None else source.matching(like)
