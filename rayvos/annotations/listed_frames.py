@@ -51,7 +51,7 @@ class ListedFrames:
     """
 
     def __init__(self, annotation_file: str, frames: str | None, guesses: Sequence[str], sample: str | None) -> None:
-        beside = [_beside(annotation_file, guess) for guess in guesses]
+        beside = dict.fromkeys(_beside(annotation_file, guess) for guess in guesses)
         places = [frames.rstrip("/")] if frames is not None else [place for place in beside if place is not None]
         sample = None if sample is None else check_clip_id(sample, f"{annotation_file}: frame name")
         found = None if sample is None else next((place for place in places if _holds(place, sample)), None)
