@@ -19,6 +19,7 @@ from rayvos.annotations.tables import MANIFEST
 from rayvos.errors import InputError, MissingPathError, UsageError
 from rayvos.review.export_options import FORMATS, ExportOptions
 from rayvos.review.exports import export_run
+from rayvos.review.quality_report import write_report
 from tests.review.runs import EllipseEngine, files_under, make_clip, make_run, moved, read_video_size
 
 COSTLY = EllipseEngine(halo=0, seconds_per_label=200)  # units of one frame
@@ -296,6 +297,25 @@ def test_an_export_to_an_object_store_has_the_same_files(run, tmp_path):
         fs, root = fsspec.url_to_fs(remote)
         found = {path.removeprefix(root + "/"): fs.cat_file(path) for path in fs.find(root)}
         assert found == files_under(tmp_path / name)
+
+
+@pytest.mark.slow
+def test_a_run_in_a_bucket_is_exported_into_a_bucket_and_reported(clips, s3_bucket, tmp_path):
+    import s3fs
+
+    run = make_run(f"{s3_bucket}/run", clips)
+    local = make_run(tmp_path / "run", clips)
+    for name in ("youtube-vos", "youtube-vis", "overlay"):
+        export_run(run, f"{s3_bucket}/out/{name}", ExportOptions(name))
+        again = export_run(run, f"{s3_bucket}/out/{name}", ExportOptions(name))
+        export_run(local, str(tmp_path / name), ExportOptions(name))
+
+        fs = s3fs.S3FileSystem()
+        root = f"{s3_bucket.removeprefix('s3://')}/out/{name}/"
+        found = {path.removeprefix(root): fs.cat_file(path) for path in fs.find(root)}
+        assert without_state(found) == without_state(files_under(tmp_path / name))
+        assert again.already_done == 3
+    assert write_report(run, f"{s3_bucket}/report.html").clips == 3
 
 
 @pytest.mark.parametrize(
