@@ -39,6 +39,9 @@ def ray_cluster() -> Iterator[None]:
     """A cluster of eight logical CPUs that tests share; jobs started in this process find it by themselves."""
     import ray
 
+    if ray.is_initialized():  # the fixture of another folder: pytest keeps one for each folder that names it
+        yield
+        return
     environment = pytest.MonkeyPatch()
     for name, value in worker_environment().items():
         environment.setenv(name, value)

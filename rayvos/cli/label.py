@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import dataclasses
 import json
 import re
+import shutil
+import sys
+import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,7 +18,8 @@ from rayvos import storage
 from rayvos.errors import UsageError
 
 if TYPE_CHECKING:
-    from rayvos.pipelines.label import LabelJob, LabelProgress, LabelSummary
+    from rayvos.pipelines.label import LabelJob, LabelSummary
+    from rayvos.pipelines.progress import LabelProgress
 
 __all__ = ["LabelOptions", "label", "label_job"]
 
@@ -88,14 +94,13 @@ def label(source: str, options: LabelOptions) -> int:
         options: the rest; documented by their own fields.
     """
     from rayvos.cli.progress import Progress
-    from rayvos.pipelines.label import RunStopped, discard_run, plan_only, run_label
+    from rayvos.pipelines.label import plan_only, run_label
+    from rayvos.pipelines.stopping import RunStopped
 
-    if options.overwrite and not options.dry_run:
-        discard_run(options.out)
-    job = label_job(source, options)
     if options.dry_run:
-        _show_plan(plan_only(job), as_json=options.as_json)
+        _show_plan(plan_only(label_job(source, options)), as_json=options.as_json)
         return 0
+    job = label_job(source, options, folder=options.out)
     with Progress("labelling", unit="units") as progress:
 
         def show(found: LabelProgress) -> None:
@@ -111,8 +116,18 @@ def label(source: str, options: LabelOptions) -> int:
     return EXIT_DEAD_LETTERS if summary.dead_letters else 0
 
 
-def label_job(source: str, options: LabelOptions) -> LabelJob:
-    """Return the job that the options describe; a video or folder becomes a manifest in the output folder."""
+def label_job(source: str, options: LabelOptions, *, folder: str | None = None) -> LabelJob:
+    """Return the job that the options describe.
+
+    Args:
+        source: as `rayvos label` takes it.
+        options: the rest.
+        folder: where the manifest of a video or folder of frames is written; None: a temporary folder, for plans.
+
+    Raises:
+        UsageError: an option is wrong.
+        InputError, StorageError: boxes or frames cannot be read.
+    """
     from rayvos.engines.registry import EngineChoice, parse_options
     from rayvos.pipelines.label import LabelJob
 
@@ -120,7 +135,7 @@ def label_job(source: str, options: LabelOptions) -> LabelJob:
     if options.cues is not None:
         engine_options["cues"] = options.cues
     return LabelJob(
-        manifest=_manifest(source, options),
+        manifest=_manifest(source, options, folder),
         out=options.out,
         engine=EngineChoice(options.engine, engine_options, options.weights, options.device, options.seed),
         prompts=options.prompts,
@@ -133,10 +148,11 @@ def label_job(source: str, options: LabelOptions) -> LabelJob:
         memory_limit_bytes=None if options.memory_limit is None else parse_bytes(options.memory_limit),
         actors=options.actors,
         address=options.address,
+        overwrite=options.overwrite,
     )
 
 
-def _manifest(source: str, options: LabelOptions) -> str:
+def _manifest(source: str, options: LabelOptions, folder: str | None) -> str:
     """Return the manifest to label: the source itself, or one made of a video or folder and its boxes."""
     if source.endswith(".parquet"):
         if options.boxes is not None:
@@ -151,7 +167,10 @@ def _manifest(source: str, options: LabelOptions) -> str:
     from rayvos.annotations.manifest import write_manifest
     from rayvos.video.container import probe_video
 
-    path = storage.join(options.out, "source.parquet")
+    if folder is None:
+        folder = tempfile.mkdtemp(prefix="rayvos-plan-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = storage.join(folder, "source.parquet")
     write_manifest(import_clips(AUTO, options.boxes, frames=source, probe=probe_video), path)
     return path
 
@@ -184,8 +203,6 @@ def _note(found: LabelProgress) -> str:
 
 
 def _say_stopped(options: LabelOptions) -> None:
-    import sys
-
     print(f"stopped; what is done is kept in {options.out}: run the same command again to go on", file=sys.stderr)
 
 
@@ -203,8 +220,6 @@ def _show_plan(plan: Any, *, as_json: bool) -> None:
 
 
 def _show_summary(summary: LabelSummary, *, as_json: bool) -> None:
-    import dataclasses
-
     if as_json:
         print(json.dumps(dataclasses.asdict(summary)))
         return

@@ -155,31 +155,34 @@ def plan_pool(
     Raises:
         UsageError: no machine can hold an actor, or accelerators are asked for and there are none.
     """
-    num_gpus = 0.0 if device == "cpu" or not any(node.num_gpus for node in nodes) else needs.num_gpus
-    if device == "cuda" and not any(node.num_gpus for node in nodes):
-        raise UsageError("--device cuda: the cluster has no GPU; use --device cpu, or add a machine with one")
+    num_gpus = _gpus_per_actor(nodes, needs, device)
     if num_gpus and memory_limit_bytes is not None:
         raise UsageError("--memory-limit: works for actors without a GPU only; leave it out, or use --device cpu")
     num_cpus = _cpus_beside_gpu(nodes, num_gpus) if num_gpus else needs.num_cpus
     places = [_places(node, num_cpus, num_gpus) for node in nodes]
-    total_cpus = sum(node.num_cpus for node in nodes)
-    largest = max((node.num_cpus for node in nodes), default=0.0)
+    total_cpus, largest = sum(node.num_cpus for node in nodes), max((node.num_cpus for node in nodes), default=0.0)
     fitting = sum(places)
     if not num_gpus and fitting * num_cpus > total_cpus - 1:
         fitting = max(1, math.floor((total_cpus - 1) / num_cpus))
     if fitting < 1 and actors is None:
         raise UsageError(
-            f"the cluster cannot hold an actor of {num_cpus} CPUs and {num_gpus} GPUs; its largest machine has "
-            f"{largest} CPUs"
+            f"no machine holds an actor of {num_cpus} CPUs and {num_gpus} GPUs; the largest has {largest} CPUs"
         )
     num_actors = max(1, min(actors or fitting, num_units))
-    num_threads = max(1, int(num_cpus))
+    asked_cpus = num_cpus
     if len(nodes) > 1 and not num_gpus:
-        num_cpus = min(num_cpus, max(0.1, math.floor(100 * (total_cpus - largest - 1) / num_actors) / 100))
+        asked_cpus = min(num_cpus, max(0.1, math.floor(100 * (total_cpus - largest - 1) / num_actors) / 100))
     limit = memory_limit_bytes
     if limit is None and not num_gpus:
         limit = _share_of_memory(nodes, places, num_actors)
-    return ActorPool(num_actors, num_cpus, num_gpus, limit, num_threads)
+    return ActorPool(num_actors, asked_cpus, num_gpus, limit, max(1, int(num_cpus)))
+
+
+def _gpus_per_actor(nodes: list[Node], needs: EngineNeeds, device: str) -> float:
+    there = any(node.num_gpus for node in nodes)
+    if device.startswith("cuda") and not there:
+        raise UsageError("--device cuda: the cluster has no GPU; use --device cpu, or add a machine with one")
+    return needs.num_gpus if there and device != "cpu" else 0.0
 
 
 def _cpus_beside_gpu(nodes: list[Node], num_gpus: float) -> float:

@@ -8,16 +8,13 @@ and be started again.
 from __future__ import annotations
 
 import logging
-import signal
 import sys
-import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
-from types import FrameType
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from rayvos import storage
@@ -25,12 +22,14 @@ from rayvos.annotations.prompts import Prompts
 from rayvos.annotations.run_folder import RunFolder, Unit, read_dead_letters
 from rayvos.engines.base import Engine
 from rayvos.engines.registry import EngineChoice
-from rayvos.errors import RayvosError, RunError, StorageError, UsageError
+from rayvos.errors import RunError, StorageError, UsageError
 from rayvos.pipelines.cluster import ActorPool, connected, data_settings, plan_pool, read_nodes
 from rayvos.pipelines.guards import timeout_of
 from rayvos.pipelines.plan import RunPlan, describe, make_plan, plan_run
+from rayvos.pipelines.progress import LabelProgress
 from rayvos.pipelines.receipts import Receipt, unit_to_row
 from rayvos.pipelines.run_record import RunRecord, check_same_configuration, configuration_of
+from rayvos.pipelines.stopping import RunStopped, stop_signals
 from rayvos.pipelines.worker import LabelWorker, WorkerSettings
 
 __all__ = ["LabelJob", "LabelProgress", "LabelSummary", "RunStopped", "discard_run", "plan_only", "run_label"]
@@ -70,6 +69,8 @@ class LabelJob:
     """None: as many as fit."""
     address: str = ""
     """Of Ray: `local`, `auto`, an address; empty: RAY_ADDRESS, else `local`."""
+    overwrite: bool = False
+    """Discard the run that is in the folder."""
 
     def __post_init__(self) -> None:
         if self.max_failed < 0 or self.max_attempts < 1:
@@ -78,87 +79,6 @@ class LabelJob:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UsageError(f"{name}: expected more than 0, found {value}")
-
-
-@dataclass(slots=True)
-class LabelProgress:
-    """Counts of this start of the driver, from receipts."""
-
-    num_units: int
-    """Units this start has to do."""
-    num_frames: int
-    """Their frames."""
-    num_actors: int = 0
-    units_done: int = 0
-    pieces_done: int = 0
-    frames_done: int = 0
-    labels: int = 0
-    masks: int = 0
-    num_bytes: int = 0
-    failures: Counter[str] = field(default_factory=Counter)
-    first_failure: str = ""
-    decode_wait_s: float = 0.0
-    engine_s: float = 0.0
-    encode_s: float = 0.0
-    commit_s: float = 0.0
-    busy_s: float = 0.0
-    """Seconds of actors, waiting included."""
-    peak_rss_bytes: int = 0
-    started: float = field(default_factory=time.monotonic)
-
-    @property
-    def seconds(self) -> float:
-        """Since the actors were asked for."""
-        return time.monotonic() - self.started
-
-    @property
-    def frames_per_second(self) -> float:
-        """Frames of committed units per second."""
-        return self.frames_done / max(self.seconds, 1e-9)
-
-    @property
-    def seconds_left(self) -> float | None:
-        """At the present rate; None before the first unit is done."""
-        return (self.num_frames - self.frames_done) / self.frames_per_second if self.frames_done else None
-
-    def add(self, receipt: Receipt) -> None:
-        """Count one unit."""
-        self.units_done += 1
-        self.pieces_done += receipt.num_pieces
-        self.frames_done += receipt.num_frames
-        self.labels += receipt.num_labels
-        self.masks += receipt.num_masks
-        self.num_bytes += receipt.num_bytes
-        self.failures.update(receipt.failures)
-        self.first_failure = self.first_failure or receipt.first_failure
-        self.decode_wait_s += receipt.decode_wait_s
-        self.engine_s += receipt.engine_s
-        self.encode_s += receipt.encode_s
-        self.commit_s += receipt.commit_s
-        self.busy_s += receipt.seconds
-        self.peak_rss_bytes = max(self.peak_rss_bytes, receipt.rss_bytes)
-
-    def throughput(self) -> dict[str, float]:
-        """Return the numbers that `run.json` keeps."""
-        seconds = self.seconds
-        return {
-            "seconds": round(seconds, 3),
-            "actors": self.num_actors,
-            "units": self.units_done,
-            "pieces": self.pieces_done,
-            "frames": self.frames_done,
-            "labels": self.labels,
-            "masks": self.masks,
-            "bytes": self.num_bytes,
-            "frames_per_s": round(self.frames_done / max(seconds, 1e-9), 3),
-            "masks_per_s": round(self.masks / max(seconds, 1e-9), 3),
-            "decode_wait_s": round(self.decode_wait_s, 3),
-            "engine_s": round(self.engine_s, 3),
-            "encode_s": round(self.encode_s, 3),
-            "commit_s": round(self.commit_s, 3),
-            "busy_s": round(self.busy_s, 3),
-            "peak_rss_bytes": self.peak_rss_bytes,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,14 +96,6 @@ class LabelSummary:
     """Of this start of the driver."""
 
 
-class RunStopped(BaseException):
-    """SIGTERM or SIGINT ended the job; what was committed stays, and the next start goes on."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
-
 def plan_only(job: LabelJob) -> RunPlan:
     """Return the plan of a job without storing or starting anything.
 
@@ -191,7 +103,8 @@ def plan_only(job: LabelJob) -> RunPlan:
         UsageError: the run folder was made with other settings.
         InputError, StorageError, WeightsError: see `run_label`.
     """
-    run = RunFolder(job.out)
+    # A run that would be discarded is planned as if its folder were empty.
+    run = RunFolder(storage.join(job.out, "discarded") if job.overwrite else job.out)
     engine = job.engine.load()
     check_same_configuration(run, configuration_of(engine, job.prompts))
     return make_plan(
@@ -228,6 +141,8 @@ def run_label(job: LabelJob, *, on_progress: Callable[[LabelProgress], None] | N
     run = RunFolder(job.out)
     engine = job.engine.load()
     configuration = configuration_of(engine, job.prompts)
+    if job.overwrite:
+        discard_run(job.out)
     check_same_configuration(run, configuration)
     plan = plan_run(
         run, job.manifest, engine,
@@ -298,8 +213,7 @@ def _run_units(
         )  # fmt: skip
         progress.num_actors = pool.num_actors
         progress.started = time.monotonic()
-        # Ray installs handlers of its own in ray.init; ours come after it, or they are lost.
-        with _stop_signals(record, progress):
+        with stop_signals(lambda: record.write("stopping", throughput=progress.throughput())):
             record.write(ray=_ray_facts(len(nodes), pool))
             settings = WorkerSettings(
                 run=run.path,
@@ -392,29 +306,3 @@ def _check_failures(progress: LabelProgress, max_failed: float) -> None:
         f"{failed} of {done} clips or frame ranges failed ({kinds}), more than --max-failed {max_failed:g} allows; "
         f"the first: {progress.first_failure}; mend the cause, then run again with --retry-failed"
     )
-
-
-@contextmanager
-def _stop_signals(record: RunRecord, progress: LabelProgress) -> Iterator[None]:
-    """Turn SIGTERM and SIGINT into `RunStopped`; the first thing done is to record that the run is stopping."""
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may install handlers
-        yield
-        return
-
-    def stop(number: int, _frame: FrameType | None) -> NoReturn:
-        for each in before:  # a second signal must not find us here again; a second Ctrl-C ends the process
-            signal.signal(each, signal.SIG_DFL if each == signal.SIGINT else signal.SIG_IGN)
-        try:
-            record.write("stopping", throughput=progress.throughput())
-        except RayvosError:
-            logger.warning("run.json could not be written", exc_info=True)
-        raise RunStopped(number)
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    for number in before:
-        signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

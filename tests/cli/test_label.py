@@ -148,3 +148,23 @@ def test_the_command_brings_its_own_cluster_and_is_quiet(manifest: Path, tmp_pat
     assert done.returncode == 0, done.stderr
     assert all(line.startswith("labelling: ") for line in done.stderr.splitlines()), done.stderr
     assert "3 clips, 18 frames" in done.stdout
+
+
+def test_a_dry_run_on_a_video_writes_nothing_either(tmp_path: Path) -> None:
+    write_video(tmp_path / "clip.mp4", moving_square())
+    (tmp_path / "boxes.csv").write_text("object_id,frame,x0,y0,x1,y1\n1,0,2,24,14,36\n")
+    words = ["label", str(tmp_path / "clip.mp4"), "--boxes", str(tmp_path / "boxes.csv"), "-o", str(tmp_path / "o")]
+
+    assert main([*words, "--dry-run", *ENGINE_WORDS]) == 0
+
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_wrong_options_discard_nothing(manifest: Path, tmp_path: Path) -> None:
+    words = ["label", str(manifest), "-o", str(tmp_path / "out"), *ENGINE_WORDS]
+    assert main(words) == 0
+
+    assert main([*words, "--overwrite", "--option", "treshold=3"]) == 2
+
+    assert labels_of(tmp_path / "out").num_rows == 36

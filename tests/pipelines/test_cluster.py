@@ -56,5 +56,5 @@ def test_a_gpu_that_is_insisted_on_must_be_there() -> None:
 
 
 def test_a_machine_too_small_for_an_actor_is_named() -> None:
-    with pytest.raises(UsageError, match="cannot hold an actor of 16 CPUs"):
+    with pytest.raises(UsageError, match="no machine holds an actor of 16 CPUs"):
         plan_pool([Node(8, 0, 0)], EngineNeeds(0, 0.1, 0.1, num_cpus=16), num_units=1)

@@ -13,7 +13,8 @@ from rayvos.annotations.run_folder import RunFolder, read_labels
 from rayvos.engines.labeling import label_clip
 from rayvos.errors import RunError, UsageError
 from rayvos.masks.rle import mask_to_rle
-from rayvos.pipelines.label import LabelProgress, plan_only, run_label
+from rayvos.pipelines.label import plan_only, run_label
+from rayvos.pipelines.progress import LabelProgress
 from tests.ray_cluster import (
     ALL_IN_ONE_UNIT,
     NUM_FRAMES,

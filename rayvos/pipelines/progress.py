@@ -1,0 +1,92 @@
+"""What the driver counts while receipts come in: shown on the way, kept in `run.json` at the end."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+from rayvos.pipelines.receipts import Receipt
+
+__all__ = ["LabelProgress"]
+
+
+@dataclass(slots=True)
+class LabelProgress:
+    """Counts of this start of the driver, from receipts."""
+
+    num_units: int
+    """Units this start has to do."""
+    num_frames: int
+    """Their frames."""
+    num_actors: int = 0
+    units_done: int = 0
+    pieces_done: int = 0
+    frames_done: int = 0
+    labels: int = 0
+    masks: int = 0
+    num_bytes: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    first_failure: str = ""
+    decode_wait_s: float = 0.0
+    engine_s: float = 0.0
+    encode_s: float = 0.0
+    commit_s: float = 0.0
+    busy_s: float = 0.0
+    """Seconds of actors, waiting included."""
+    peak_rss_bytes: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        """Since the actors were asked for."""
+        return time.monotonic() - self.started
+
+    @property
+    def frames_per_second(self) -> float:
+        """Frames of committed units per second."""
+        return self.frames_done / max(self.seconds, 1e-9)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At the present rate; None before the first unit is done."""
+        return (self.num_frames - self.frames_done) / self.frames_per_second if self.frames_done else None
+
+    def add(self, receipt: Receipt) -> None:
+        """Count one unit."""
+        self.units_done += 1
+        self.pieces_done += receipt.num_pieces
+        self.frames_done += receipt.num_frames
+        self.labels += receipt.num_labels
+        self.masks += receipt.num_masks
+        self.num_bytes += receipt.num_bytes
+        self.failures.update(receipt.failures)
+        self.first_failure = self.first_failure or receipt.first_failure
+        self.decode_wait_s += receipt.decode_wait_s
+        self.engine_s += receipt.engine_s
+        self.encode_s += receipt.encode_s
+        self.commit_s += receipt.commit_s
+        self.busy_s += receipt.seconds
+        self.peak_rss_bytes = max(self.peak_rss_bytes, receipt.rss_bytes)
+
+    def throughput(self) -> dict[str, float]:
+        """Return the numbers that `run.json` keeps."""
+        seconds = self.seconds
+        return {
+            "seconds": round(seconds, 3),
+            "actors": self.num_actors,
+            "units": self.units_done,
+            "pieces": self.pieces_done,
+            "frames": self.frames_done,
+            "labels": self.labels,
+            "masks": self.masks,
+            "bytes": self.num_bytes,
+            "frames_per_s": round(self.frames_done / max(seconds, 1e-9), 3),
+            "masks_per_s": round(self.masks / max(seconds, 1e-9), 3),
+            "decode_wait_s": round(self.decode_wait_s, 3),
+            "engine_s": round(self.engine_s, 3),
+            "encode_s": round(self.encode_s, 3),
+            "commit_s": round(self.commit_s, 3),
+            "busy_s": round(self.busy_s, 3),
+            "peak_rss_bytes": self.peak_rss_bytes,
+        }
