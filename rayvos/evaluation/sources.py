@@ -25,11 +25,20 @@ __all__ = ["ClipMasks", "MaskSource", "check_clips", "match_frames"]
 class ClipMasks(Protocol):
     """One clip of a source."""
 
-    clip_id: str
-    names: tuple[str, ...] | None
-    """Names of the annotated frames in order, without suffix; None where only positions are known."""
-    positions: tuple[int, ...] | None
-    """Their 0-based positions in the clip; None where only names are known."""
+    @property
+    def clip_id(self) -> str:
+        """The clip's id."""
+        ...
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """Names of the annotated frames in order, without suffix; None where only positions are known."""
+        ...
+
+    @property
+    def positions(self) -> tuple[int, ...] | None:
+        """Their 0-based positions in the clip; None where only names are known."""
+        ...
 
     def read(self, number: int) -> MaskFrame:
         """Return what is drawn on the annotated frame of this number (its place in `names` or `positions`).

@@ -1,0 +1,244 @@
+"""`rayvos eval point-vos`, `narrative-grounding`, `length`, `budget`, `compare`: more than one number per result."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from rayvos import storage
+from rayvos.cli.eval_options import DEFAULTS, EvalOptions, number, print_table, scoring, show_evaluation, write_result
+from rayvos.errors import UsageError
+
+if TYPE_CHECKING:
+    from rayvos.evaluation.protocols import VosProtocol
+    from rayvos.evaluation.results import Evaluation
+    from rayvos.evaluation.sources import MaskSource
+
+__all__ = ["budget", "compare", "length", "narrative_grounding", "point_vos"]
+
+SHOWN_CLIPS = 10
+
+Keyed = Annotated[list[str], Parameter(negative="", help="KEY=PATH, once per result.")]
+
+
+def _split(pairs: list[str]) -> dict[str, str]:
+    """Return paths by key of `KEY=PATH` words."""
+    found: dict[str, str] = {}
+    for pair in pairs:
+        key, mark, path = pair.partition("=")
+        if not mark or not key or not path:
+            raise UsageError(f"--pred {pair!r}: expected KEY=PATH, such as 10=results/ten")
+        if key in found:
+            raise UsageError(f"--pred {pair!r}: key {key!r} is there twice")
+        found[key] = path
+    return found
+
+
+def _evaluate(
+    options: EvalOptions, truth: MaskSource, prediction: MaskSource, protocol: VosProtocol, clip_ids: list[str]
+) -> Evaluation:
+    from rayvos.evaluation.scoring import evaluate
+
+    num_frames = sum(truth.num_frames.get(clip_id, 0) for clip_id in clip_ids)
+    with scoring(options, num_tasks=len(clip_ids), num_frames=num_frames) as (run, advance):
+        return evaluate(truth, prediction, protocol, clip_ids=clip_ids, run=run, on_clips=advance)
+
+
+def point_vos(
+    options: EvalOptions = DEFAULTS,
+    *,
+    gt: Annotated[str, Parameter(help="True masks: PV-DAVIS all frames, PV-Oops some of them.")],
+    pred: Keyed,
+    protocol: Annotated[
+        Literal["davis2017", "sparse"], Parameter(help="Which frames: davis2017 for PV-DAVIS, sparse for PV-Oops.")
+    ] = "davis2017",
+    split: Annotated[
+        str | None, Parameter(help="List of the data set's ImageSets; default: val if there is one.")
+    ] = None,
+) -> int:
+    """Score results that started from 1, 2, 5 and 10 points per object, and their mean.
+
+    Example:
+        rayvos eval point-vos --gt DAVIS --pred 1=out1 --pred 2=out2 --pred 5=out5 --pred 10=out10
+    """
+    from rayvos.evaluation.opening import listed_clips, open_masks
+    from rayvos.evaluation.protocols import Davis2017, SparseFrames
+    from rayvos.evaluation.statistics import mean_of_numbers
+
+    rule: VosProtocol = Davis2017() if protocol == "davis2017" else SparseFrames()
+    truth = open_masks(gt)
+    clip_ids = listed_clips(gt, split, ("2017",)) or list(truth.num_frames)
+    sets: dict[str, dict[str, float]] = {}
+    for key, path in _split(pred).items():
+        sets[key] = dict(_evaluate(options, truth, open_masks(path, like=clip_ids), rule, clip_ids).summary)
+    names = ("J&F-Mean", "J-Mean", "F-Mean")
+    mean = {name: mean_of_numbers([summary[name] for summary in sets.values()]) for name in names}
+    rows = [[f"{key} points", *(number(summary[name]) for name in names)] for key, summary in sets.items()]
+    print_table(["first frame", *names], [*rows, ["mean", *(number(mean[name]) for name in names)]])
+    head = {"rayvos_evaluation": 1, "protocol": "point-vos", "truth": gt, "frames": protocol}
+    write_result(options, {**head, "summary": mean, "sets": sets})
+    return 0
+
+
+def narrative_grounding(
+    options: EvalOptions = DEFAULTS,
+    *,
+    meta: Annotated[str, Parameter(help="meta_expressions.json of the data set.")],
+    masks: Annotated[
+        list[str], Parameter(consume_multiple=True, negative="", help="json files with the objects' true masks.")
+    ],
+    pred: Annotated[str, Parameter(help="Folder or zip of <video>/<expression>/<frame>.png.")],
+) -> int:
+    """Score mask tracks of the marked nouns of narratives: VNG.
+
+    Example:
+        rayvos eval narrative-grounding --meta meta_expressions.json --masks orig.json extra.json --pred out
+    """
+    from rayvos.evaluation.narrative_grounding import evaluate_expressions, read_expressions
+    from rayvos.evaluation.png_source import open_pngs
+    from rayvos.evaluation.results import evaluation_to_json
+
+    expressions = read_expressions(meta, masks)
+    prediction = open_pngs(pred).matching([expression.clip_id for expression in expressions])
+    with scoring(options, num_tasks=len(expressions), unit="expressions") as (run, advance):
+        found = evaluate_expressions(expressions, prediction, truth=meta, run=run, on_clips=advance)
+    show_evaluation(found)
+    write_result(options, evaluation_to_json(found))
+    return 0
+
+
+def length(
+    result: Annotated[str, Parameter(help="json of another `rayvos eval` command.")],
+    *,
+    bins: Annotated[int, Parameter(help="Stretches of equal length.")] = 10,
+    plot: Annotated[str | None, Parameter(help="Write the curve as SVG, path or URL.")] = None,
+    json: Annotated[str | None, Parameter(name="--json", help="Write the curve as json, path or URL.")] = None,
+) -> int:
+    """Show J and F over the length of the videos.
+
+    Example:
+        rayvos eval length davis.json --plot length.svg
+    """
+    from rayvos.evaluation.curves import over_length
+    from rayvos.evaluation.plots import plot_over_length
+    from rayvos.evaluation.results import read_evaluation
+
+    found = over_length(read_evaluation(result).objects, bins)
+    rows = [
+        [f"{100 * item.start:.0f}…{100 * item.stop:.0f} %", str(item.num_objects), number(item.j), number(item.f)]
+        for item in found
+    ]
+    print_table(["of the video", "objects", "J", "F"], rows)
+    if plot is not None:
+        storage.write_bytes(plot, plot_over_length(found).encode())
+    curve = [{key: None if value != value else value for key, value in asdict(item).items()} for item in found]
+    write_result(
+        EvalOptions(json=json), {"rayvos_evaluation": 1, "protocol": "length", "result": result, "bins": curve}
+    )
+    return 0
+
+
+def budget(
+    options: EvalOptions = DEFAULTS,
+    *,
+    gt: Annotated[str, Parameter(help="True masks of every frame.")],
+    pred: Annotated[
+        list[str],
+        Parameter(negative="", help="K=PATH: result with every K-th frame annotated, `first=PATH`: only the first."),
+    ],
+    protocol: Annotated[
+        Literal["davis2016", "davis2017"], Parameter(help="One foreground object, or several.")
+    ] = "davis2017",
+    split: Annotated[
+        str | None, Parameter(help="List of the data set's ImageSets; default: val if there is one.")
+    ] = None,
+    plot: Annotated[str | None, Parameter(help="Write the curves as SVG, path or URL.")] = None,
+) -> int:
+    """Show mean IoU and its quantiles against the share of annotated frames, beside copying the nearest annotation.
+
+    Annotated frames are scored, too; the first and the last frame of a clip are not. Example:
+
+        rayvos eval budget --gt DAVIS --pred first=out1 --pred 40=out40 --pred 10=out10 --plot budget.svg
+    """
+    from rayvos.evaluation.curves import QUANTILES, CopyNearest, anchors_every, frame_quality
+    from rayvos.evaluation.opening import listed_clips, open_masks
+    from rayvos.evaluation.plots import plot_budget
+    from rayvos.evaluation.protocols import Davis2016, Davis2017
+
+    rule: VosProtocol = Davis2016() if protocol == "davis2016" else Davis2017()
+    truth = open_masks(gt)
+    years = ("2016", "480p") if protocol == "davis2016" else ("2017",)
+    clip_ids = listed_clips(gt, split, years) or list(truth.num_frames)
+    points, baseline, rows, listed = [], [], [], []
+    for key, path in _split(pred).items():
+        if key != "first" and not key.isdigit():
+            raise UsageError(f"--pred {key}={path}: expected first=PATH or a whole number, every so many-th frame")
+        every = None if key == "first" else int(key)
+        counts = [(len(anchors_every(every, truth.num_frames[name])), truth.num_frames[name]) for name in clip_ids]
+        share = sum(count for count, _ in counts) / sum(frames for _, frames in counts)
+        found = frame_quality(_evaluate(options, truth, open_masks(path, like=clip_ids), rule, clip_ids).objects)
+        copied = frame_quality(_evaluate(options, truth, CopyNearest(truth, every), rule, clip_ids).objects)
+        points.append((share, found))
+        baseline.append((share, copied.mean_iou))
+        values = (found.mean_iou, *found.quantiles.values(), copied.mean_iou)
+        rows.append([key, f"{100 * share:.1f} %", *map(number, values)])
+        listed.append({"annotated": key, "share": share, **asdict(found), "copy_mean_iou": copied.mean_iou})
+    head = ["annotated", "share", "mean IoU", *(f"q{percent}" for percent in QUANTILES), "copy"]
+    print_table(head, rows)
+    write_result(options, {"rayvos_evaluation": 1, "protocol": "budget", "truth": gt, "budgets": listed})
+    if plot is not None:
+        storage.write_bytes(plot, plot_budget(points, baseline).encode())
+    return 0
+
+
+def compare(
+    first: Annotated[str, Parameter(help="json or CSV of a result.")],
+    second: Annotated[str, Parameter(help="json or CSV of another result on the same data.")],
+    *,
+    draws: Annotated[int, Parameter(help="Draws of the bootstrap.")] = 10_000,
+    seed: Annotated[int, Parameter(help="Seed of the bootstrap.")] = 0,
+    plot: Annotated[str | None, Parameter(help="Write the differences by clip as SVG, path or URL.")] = None,
+    json: Annotated[str | None, Parameter(name="--json", help="Write the comparison as json, path or URL.")] = None,
+) -> int:
+    """Show two results side by side: the difference of each clip, and of the means with a 95 % confidence interval.
+
+    Example:
+        rayvos eval compare before.json after.json --plot difference.svg
+    """
+    from rayvos.evaluation.comparison import compare as compare_means
+    from rayvos.evaluation.comparison import read_object_means
+    from rayvos.evaluation.plots import plot_comparison
+
+    if draws < 1:
+        raise UsageError(f"--draws: expected at least 1, found {draws}")
+    found = compare_means(
+        read_object_means(first), read_object_means(second), names=(first, second), draws=draws, seed=seed
+    )
+    print(f"A: {first}\nB: {second}\n{found.num_objects} objects in {len(found.clips)} clips")
+    rows = [
+        [item.metric, number(item.first), number(item.second), f"{item.difference:+.4f}",
+         f"{item.low:+.4f} … {item.high:+.4f}", f"{100 * item.share_better:.1f} %"]
+        for item in found.metrics
+    ]  # fmt: skip
+    print_table(["", "A", "B", "B - A", "95 % interval", "B better in"], rows)
+    for place, objects in (("A", found.only_first), ("B", found.only_second)):
+        if objects:
+            print(f"only in {place}, left out: {len(objects)} objects, such as {objects[0]}")
+    shown = list(found.clips)
+    if len(shown) > 2 * SHOWN_CLIPS:
+        print(f"\nthe {SHOWN_CLIPS} clips that gain and that lose most, by J&F (all: --json)")
+        shown = shown[:SHOWN_CLIPS] + shown[-SHOWN_CLIPS:]
+    else:
+        print()
+    lines = [[clip.clip_id, number(clip.first), number(clip.second), f"{clip.difference:+.4f}"] for clip in shown]
+    print_table(["clip", "A", "B", "B - A"], lines)
+    plain: dict[str, Any] = asdict(found)
+    for item in plain["metrics"]:
+        item.update({key: None for key, value in item.items() if isinstance(value, float) and math.isnan(value)})
+    write_result(EvalOptions(json=json), {"rayvos_evaluation": 1, "protocol": "compare", **plain})
+    if plot is not None:
+        storage.write_bytes(plot, plot_comparison(found).encode())
+    return 0
