@@ -4,85 +4,82 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from rayvos import storage
+from rayvos.annotations.label_frames import Overlap
 from rayvos.cli.progress import Progress
 from rayvos.errors import FormatError
+from rayvos.review.export_options import ExportFormat, ExportOptions
 
 if TYPE_CHECKING:
     from rayvos.review.exports import ExportSummary
 
-__all__ = ["export"]
+__all__ = ["ExportFlags", "export"]
 
 SHOWN_FAILURES = 20
 EXIT_FAILED, EXIT_SOME_FAILED = 1, 3
 
 
-def export(
-    run: Annotated[str, Parameter(help="Output folder of a labelling run, path or URL.")],
-    *,
-    out: Annotated[str, Parameter(name=["--out", "-o"], help="Folder to write into, path or URL.")],
-    # A plain string, so that `--help` and wrong names are answered by our own list with the nearest name.
-    format: Annotated[
-        str,
-        Parameter(
-            name=["--format", "-f"],
-            help="davis, youtube-vos or sav (PNGs), coco or youtube-vis (json), overlay, contact-sheet, parquet.",
-        ),
-    ],
-    clips: Annotated[list[str] | None, Parameter(consume_multiple=True, help="Only these clips.", negative="")] = None,
-    clips_file: Annotated[str | None, Parameter(help="Only the clips of this file, one id a line.")] = None,
-    min_score: Annotated[
-        float, Parameter(help="Labels below become 'ignore' (255 in their box) in PNGs and are left out elsewhere.")
-    ] = 0.0,
-    overlap: Annotated[
-        str, Parameter(help="Who gets a pixel of two objects: 'score', the higher score, or 'lowest-id'.")
-    ] = "score",
-    max_side: Annotated[
-        int | None, Parameter(help="Longer side of overlays, or of each panel of contact sheets, in pixels.")
-    ] = None,
-    fps: Annotated[float | None, Parameter(help="Frames per second of overlays; default: the clip's, or 24.")] = None,
-    rows: Annotated[int, Parameter(help="Frames on a contact sheet.")] = 4,
-    partial: Annotated[
-        bool, Parameter(negative="", help="Also clips of which some frames are not labelled, or failed.")
-    ] = False,
-    overwrite: Annotated[
-        bool, Parameter(negative="", help="Replace an earlier export of other settings in the same folder.")
-    ] = False,
-    as_json: Annotated[
-        bool, Parameter(name="--json", negative="", help="Print the summary as one JSON object.")
-    ] = False,
-) -> int:
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ExportFlags:
+    """Options of `rayvos export`."""
+
+    out: Annotated[str, Parameter(name=["--out", "-o"])]
+    """Folder to write into, path or URL."""
+    format: Annotated[ExportFormat, Parameter(name=["--format", "-f"])]
+    """PNGs: `davis`, `youtube-vos`, `sav`; json: `coco`, `youtube-vis`; pictures: `overlay` (mp4), `contact-sheet`
+    (jpg); `parquet`: one label table."""
+    clips: Annotated[tuple[str, ...] | None, Parameter(consume_multiple=True, negative="")] = None
+    """Only these clips."""
+    clips_file: str | None = None
+    """Only the clips listed in this file, one id per line."""
+    min_score: float = 0.0
+    """Labels below become 'ignore' (255 in their box) in PNGs and are left out elsewhere."""
+    overlap: Overlap = "score"
+    """Who gets a pixel of two objects in a label map: the higher score, or the lower id."""
+    max_side: int | None = None
+    """Longer side of overlays, or of each panel of contact sheets, in pixels."""
+    fps: float | None = None
+    """Frames per second of overlays; default: the clip's, or 24."""
+    rows: int = 4
+    """Frames on a contact sheet."""
+    partial: Annotated[bool, Parameter(negative="")] = False
+    """Also clips of which some frames are not labelled, or failed."""
+    overwrite: Annotated[bool, Parameter(negative="")] = False
+    """Replace an earlier export of other settings in the same folder."""
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False
+    """Print the summary as one JSON object."""
+
+
+def export(run: str, flags: ExportFlags) -> int:
     """Write labels as PNGs, COCO or YouTube-VIS json, overlay videos, contact sheets, or one table.
 
     A stopped export goes on where it was; after a rerun of the labelling only clips that changed are made again.
     Exits with 3 where some clips could not be exported. Example:
 
         rayvos export out -o masks --format davis
+
+    Args:
+        run: Output folder of a labelling run, path or URL.
+        flags: the rest; documented by their own fields.
     """
-    from rayvos.review.export_options import ExportOptions
     from rayvos.review.exports import export_run
 
     options = ExportOptions(
-        format=format,  # type: ignore[arg-type]  # checked there
-        overlap=overlap,  # type: ignore[arg-type]
-        min_score=min_score,
-        max_side=max_side,
-        fps=fps,
-        rows=rows,
-        partial=partial,
+        flags.format, flags.overlap, flags.min_score, flags.max_side, flags.fps, flags.rows, flags.partial
     )
     with Progress("exporting", unit="clips") as progress:
         summary = export_run(
-            run, out, options,
-            clip_ids=_chosen(clips, clips_file), overwrite=overwrite,
+            run, flags.out, options,
+            clip_ids=_chosen(flags.clips, flags.clips_file), overwrite=flags.overwrite,
             on_start=progress.set_total, on_clip=lambda _: progress.advance(),
         )  # fmt: skip
-    if as_json:
+    if flags.as_json:
         print(json.dumps(asdict(summary)))
     else:
         _show(summary)
@@ -91,7 +88,7 @@ def export(
     return EXIT_SOME_FAILED if summary.clips + summary.already_done else EXIT_FAILED
 
 
-def _chosen(clips: list[str] | None, clips_file: str | None) -> set[str] | None:
+def _chosen(clips: tuple[str, ...] | None, clips_file: str | None) -> set[str] | None:
     if clips is None and clips_file is None:
         return None
     chosen = set(clips or ())

@@ -52,7 +52,7 @@ def test_clips_can_be_named_in_a_file(run, tmp_path):
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["-f", "davos"], 2, "did you mean 'davis'"),
+        (["-f", "davos"], 2, '"davis"?'),
         (["-f", "davis", "--min-score", "2"], 2, "--min-score 2.0: expected a number in [0, 1]"),
         (["-f", "davis", "--clips", "zebra"], 1, "no clip 'zebra' in this run"),
         (["-f", "davis", "--clips-file", "nothing.txt"], 1, "nothing is there to read"),
