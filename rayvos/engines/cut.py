@@ -1,0 +1,364 @@
+"""Engine `cut`: masks from boxes without any weights, by a vote of GrabCuts on colour and on motion.
+
+Per object and frame nine cuts are made of its crop: one on colour, and for each partner frame (t±1, t±4) one on
+lightness and motion and one on colour shifted by motion. Motion is the flow that the surroundings of the box do not
+explain. Each cut votes with the cube of its box agreement (a person's box touches the object on all sides, so a cut
+that misses or leaves a side is a bad one); the ellipse in the box votes with a small constant weight, and so decides
+only where all cuts failed. `cues="color"` is plain GrabCut with a guard: where its box agreement is below 0.7 the
+ellipse takes its place.
+
+A mask never leaves its box (clipped to the frame, whole pixels) and holds no part smaller than a tenth of its
+largest one. A box with a side below 8 px, or with no surroundings in its crop, gives the ellipse. Static clips and
+pictures have no motion cue: the cut on colour and the ellipse vote alone.
+
+Why so: colour models of several frames merged, a larger margin, or the ellipse as initial foreground all lose
+(measured: specification of the no-weights baseline). Labels of a frame depend on the pictures `reach` frames around
+it and nothing else, so units may cut a clip anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from rayvos.annotations.records import Box, Clip
+from rayvos.engines.base import EngineNeeds, FrameReader, Label
+from rayvos.engines.motion import dense_flow, flow_picture, residual_flow, sample_window
+from rayvos.engines.scores import mean_margin, overlap, predicted_iou
+from rayvos.errors import UsageError, choose
+from rayvos.masks.boxes import IntBox, Margin, box_iou, crop_around, mask_to_box, round_box
+from rayvos.masks.components import drop_specks
+from rayvos.masks.warp import warp_back
+
+__all__ = ["CutConfig", "CutEngine"]
+
+Cues = Literal["color+motion", "color"]
+
+GUARD = 0.7  # specification of the baseline: below this box agreement a cut on colour alone is not believed
+VOTE_POWER = 3  # specification of the baseline: vote weight = box agreement to this power
+ELLIPSE_VOTE = 0.2  # of a cut that fits its box perfectly; 0.15 to 0.3 measured equal, 1 loses 3 points
+ELLIPSE_IOU = 0.5  # what an ellipse is worth: 0.52 on the real clips by the specification of the baseline
+THRESHOLD = 0.5
+SMALLEST_BOX = 8  # pixels a side; below, colour models have no samples to speak of
+MIN_MARGIN_PX = 8
+MIN_MOTION = 0.2  # pixels of the flow grid: a residual whose 95th percentile is below is noise of the estimator
+COLOR_SHIFT = 40.0  # specification of the baseline: levels of a and b that the strongest motion shifts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CutConfig:
+    """Options of the engine `cut`."""
+
+    cues: Cues = "color+motion"
+    """What is cut: `color+motion`: the vote of nine; `color`: plain GrabCut with a guard, one cut of a larger crop."""
+    max_side: int | None = None
+    """Longest side of a crop in pixels; larger ones are scaled down. None: 128, or 256 for `color`."""
+    iterations: int | None = None
+    """Rounds of each GrabCut. None: 2, or 5 for `color`."""
+    margin: float = 0.25
+    """Context around the box, as a share of its longer side."""
+    partners: tuple[int, ...] = (1, 4)
+    """Distances in frames of the pictures that motion is measured to, before and after each frame."""
+
+    def __post_init__(self) -> None:
+        choose("cues", self.cues, ("color", "color+motion"))
+        for name, value, least in (("max_side", self.max_side, 16), ("iterations", self.iterations, 1)):
+            if value is not None and value < least:
+                raise UsageError(f"{name}: expected at least {least}, found {value}")
+        if not 0.05 <= self.margin <= 2:
+            raise UsageError(f"margin: expected 0.05 to 2 times the box, found {self.margin}")
+        if not self.partners or any(distance < 1 for distance in self.partners):
+            raise UsageError(f"partners: expected distances from 1 frame, found {list(self.partners)}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Crop:
+    """Where one object's crop lies in the frame and on the working grid."""
+
+    pixels: IntBox
+    """The box, whole pixels of the frame."""
+    area: IntBox
+    """The crop, pixels of the frame."""
+    inner: IntBox
+    """The box on the working grid."""
+    size: tuple[int, int]
+    """(height, width) of the working grid."""
+
+    @property
+    def step(self) -> tuple[float, float]:
+        """Frame pixels per pixel of the working grid, (x, y)."""
+        return (self.area[2] - self.area[0]) / self.size[1], (self.area[3] - self.area[1]) / self.size[0]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Cut:
+    """One object's result on one frame, before its neighbours are asked."""
+
+    crop: _Crop
+    probability: NDArray[np.float32]
+    """(height, width) of the working grid."""
+    quality: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _CutFrame:
+    """The results of one frame, by object, and the flow to the nearest partner frames, by distance."""
+
+    cuts: dict[int, _Cut]
+    flows: dict[int, NDArray[np.float32]]
+    scale: float
+    """Pixels of the flow grid per pixel of the frame."""
+
+
+class CutEngine:
+    """Labels boxes without weights; see the module's docstring. Never looks at mask prompts."""
+
+    name = "cut"
+    weights = ""
+
+    def __init__(self, config: CutConfig | None = None) -> None:
+        self.config = config or CutConfig()
+        self._motion = self.config.cues == "color+motion"
+        self._max_side = self.config.max_side or (128 if self._motion else 256)
+        self._iterations = self.config.iterations or (2 if self._motion else 5)
+        distances = sorted(set(self.config.partners)) if self._motion else []
+        self._offsets = [sign * distance for distance in distances for sign in (-1, 1)]
+        self._near = distances[0] if distances else 0
+
+    def options(self) -> Mapping[str, Any]:
+        """Return the options with their defaults filled in."""
+        return {
+            "cues": self.config.cues,
+            "max_side": self._max_side,
+            "iterations": self._iterations,
+            "margin": self.config.margin,
+            "partners": list(self.config.partners),
+        }
+
+    def needs(self) -> EngineNeeds:
+        """Return the halo (the farthest partner, plus the neighbour whose mask the score looks at) and the cost."""
+        reach = max(self._offsets, default=0)
+        if not self._motion:
+            return EngineNeeds(halo=0, seconds_per_frame=0.01, seconds_per_label=0.2)
+        return EngineNeeds(halo=reach + self._near, seconds_per_frame=0.06, seconds_per_label=0.17)
+
+    def label(self, clip: Clip, images: FrameReader, frames: range) -> Iterator[Label]:
+        """Yield one label for every frame of `frames` and every object, ordered by (frame, object_id).
+
+        Raises:
+            InputError: frames cannot be read.
+        """
+        boxes = _boxes_by_frame(clip)
+        first, stop = max(0, frames.start - self._near), min(clip.num_frames, frames.stop + self._near)
+        wanted = [frame for frame in range(first, stop) if frame in boxes]
+        results = self._cut_frames(clip, images, boxes, wanted)
+        done: dict[int, _CutFrame] = {}
+        last_cut = -1
+        for frame in frames:
+            while last_cut < frame + self._near and (found := next(results, None)) is not None:
+                last_cut = found[0]
+                done[last_cut] = found[1]
+            for object_id in clip.object_ids():
+                yield self._label(clip, boxes, done, frame, object_id)
+            done.pop(frame - self._near, None)
+
+    def _label(
+        self, clip: Clip, boxes: dict[int, dict[int, Box]], done: dict[int, _CutFrame], frame: int, object_id: int
+    ) -> Label:
+        if object_id not in boxes.get(frame, {}):
+            return Label(frame, object_id, None)
+        cut = done[frame].cuts.get(object_id)
+        if cut is None:  # the box lies wholly outside the frame
+            return Label(frame, object_id, np.zeros((clip.height, clip.width), np.bool_), 0.0, {"box_outside": 1.0})
+        mask = self._mask(cut, clip.height, clip.width)
+        tight, given = mask_to_box(mask), np.array(cut.crop.pixels, np.float32)
+        assert tight is not None, "a cut without a pixel gives the ellipse"
+        quality = dict(cut.quality, box_agreement=float(box_iou(tight, given)[0, 0]))
+        temporal = self._temporal_agreement(done, frame, object_id)
+        if temporal is not None:
+            quality["temporal_agreement"] = temporal
+        # Without a vote there is no margin; then the fit of the one cut stands for it.
+        certainty = quality.get("margin", max(quality["cut_fit"], ELLIPSE_IOU))
+        score = predicted_iou(quality["box_agreement"], certainty, temporal)
+        return Label(frame, object_id, mask, score, quality)
+
+    def _mask(self, cut: _Cut, height: int, width: int) -> NDArray[np.bool_]:
+        """Return the mask in the frame: the probability resized to the crop, cut off at the box, without specks."""
+        x0, y0, x1, y1 = cut.crop.area
+        left, top, right, bottom = cut.crop.pixels
+        full = cv2.resize(cut.probability, (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR)
+        inside = full[top - y0 : bottom - y0, left - x0 : right - x0] > THRESHOLD
+        if not inside.any():
+            inside = _ellipse((0, 0, right - left, bottom - top), inside.shape)
+        mask = np.zeros((height, width), np.bool_)
+        mask[top:bottom, left:right] = drop_specks(inside)
+        return mask
+
+    def _temporal_agreement(self, done: dict[int, _CutFrame], frame: int, object_id: int) -> float | None:
+        """Return the mean IoU with the masks of the nearest partners, moved along the flow; None without any."""
+        here = done[frame]
+        cut = here.cuts[object_id]
+        values: list[float] = []
+        for offset, flow in here.flows.items():
+            there = done.get(frame + offset)
+            other = there.cuts.get(object_id) if there else None
+            if other is None:
+                continue
+            own = (cut.probability > THRESHOLD).astype(np.float32)
+            # Positions on the partner's working grid, of every pixel of this frame's working grid.
+            step, other_step, scale = cut.crop.step, other.crop.step, here.scale
+            window = _flow_window(flow, cut.crop, scale) / scale
+            y, x = np.mgrid[: own.shape[0], : own.shape[1]].astype(np.float32)
+            place_x = (cut.crop.area[0] + (x + 0.5) * step[0] + window[..., 0] - other.crop.area[0]) / other_step[0]
+            place_y = (cut.crop.area[1] + (y + 0.5) * step[1] + window[..., 1] - other.crop.area[1]) / other_step[1]
+            moved = warp_back(
+                (other.probability > THRESHOLD).astype(np.float32), np.dstack([place_x - 0.5 - x, place_y - 0.5 - y])
+            )
+            values.append(overlap(own, moved))
+        return float(np.mean(values)) if values else None
+
+    def _cut_frames(
+        self, clip: Clip, images: FrameReader, boxes: dict[int, dict[int, Box]], wanted: list[int]
+    ) -> Iterator[tuple[int, _CutFrame]]:
+        """Yield the results of the wanted frames; pictures are kept only while a partner may need them."""
+        partners = {
+            frame: [offset for offset in self._offsets if 0 <= frame + offset < clip.num_frames] for frame in wanted
+        }
+        needed = sorted({frame + offset for frame in wanted for offset in [0, *partners[frame]]})
+        reading = iter(images.read(needed)) if needed else iter(())
+        pictures: dict[int, NDArray[np.uint8]] = {}
+        greys: dict[int, NDArray[np.uint8]] = {}
+        scale = 1.0
+        reach = max(self._offsets, default=0)
+        for frame in wanted:
+            latest = frame + max(partners[frame], default=0)
+            while frame not in pictures or max(greys) < max(frame, latest):
+                read, pictures_read = next(reading)
+                pictures[read] = pictures_read
+                greys[read], scale = flow_picture(pictures_read)
+            flows = {offset: dense_flow(greys[frame], greys[frame + offset]) for offset in partners[frame]}
+            image = pictures[frame]
+            cuts = {
+                object_id: cut
+                for object_id, box in boxes[frame].items()
+                if (cut := self._cut(image, box, flows, scale)) is not None
+            }
+            near = {offset: flow for offset, flow in flows.items() if abs(offset) == self._near}
+            yield frame, _CutFrame(cuts, near, scale)
+            pictures = {key: value for key, value in pictures.items() if key > frame}
+            greys = {key: value for key, value in greys.items() if key > frame - reach}
+
+    def _cut(
+        self, image: NDArray[np.uint8], box: Box, flows: dict[int, NDArray[np.float32]], scale: float
+    ) -> _Cut | None:
+        """Return the vote of one object's cuts, or None where its box lies outside the frame."""
+        height, width = image.shape[:2]
+        pixels = round_box(np.array([box.x0, box.y0, box.x1, box.y1], np.float32), height, width)
+        if pixels is None:
+            return None
+        crop = _place_crop(pixels, self.config.margin, self._max_side, height, width)
+        ellipse = _ellipse(crop.inner, crop.size)
+        outside = np.ones(crop.size, np.bool_)
+        outside[crop.inner[1] : crop.inner[3], crop.inner[0] : crop.inner[2]] = False
+        sides = (
+            pixels[2] - pixels[0],
+            pixels[3] - pixels[1],
+            crop.inner[2] - crop.inner[0],
+            crop.inner[3] - crop.inner[1],
+        )
+        if min(sides[:2]) < SMALLEST_BOX or min(sides[2:]) < 2 or np.count_nonzero(outside) < SMALLEST_BOX:
+            return _Cut(crop, ellipse.astype(np.float32), {"cut_fit": 0.0})
+        features = self._features(image, crop, outside, flows, scale)
+        masks = [_grab_cut(feature, crop.inner, self._iterations) for feature in features]
+        fits = np.array([_fit(mask, crop.inner) for mask in masks])
+        if not self._motion:
+            mask = masks[0] if fits[0] >= GUARD else ellipse
+            return _Cut(crop, mask.astype(np.float32), {"cut_fit": float(fits[0])})
+        weights = fits**VOTE_POWER
+        votes = sum(weight * mask for weight, mask in zip(weights, masks, strict=True)) + ELLIPSE_VOTE * ellipse
+        probability = (votes / (weights.sum() + ELLIPSE_VOTE)).astype(np.float32)
+        margin = mean_margin(probability, ~outside)
+        return _Cut(crop, probability, {"margin": margin, "cut_fit": float(fits.mean())})
+
+    def _features(
+        self,
+        image: NDArray[np.uint8],
+        crop: _Crop,
+        outside: NDArray[np.bool_],
+        flows: dict[int, NDArray[np.float32]],
+        scale: float,
+    ) -> list[NDArray[np.uint8]]:
+        """Return the three-channel pictures to cut: colour, then two for each partner towards which things move."""
+        x0, y0, x1, y1 = crop.area
+        small = cv2.resize(image[y0:y1, x0:x1], crop.size[::-1], interpolation=cv2.INTER_AREA)
+        lab = cv2.cvtColor(small, cv2.COLOR_RGB2LAB)
+        features = [np.asarray(lab, np.uint8)]
+        lightness, a, b = (channel.astype(np.float32) for channel in cv2.split(lab))
+        for flow in flows.values():
+            residual = residual_flow(_flow_window(flow, crop, scale), outside)
+            strongest = float(np.percentile(np.hypot(residual[..., 0], residual[..., 1]), 95))
+            if strongest < MIN_MOTION:
+                continue
+            x, y = np.clip(residual[..., 0] / strongest, -1, 1), np.clip(residual[..., 1] / strongest, -1, 1)
+            motion = np.dstack([lightness / 2, 128 + 127 * x, 128 + 127 * y])
+            mixed = np.dstack([lightness, a + COLOR_SHIFT * x, b + COLOR_SHIFT * y])
+            features += [np.clip(np.rint(picture), 0, 255).astype(np.uint8) for picture in (motion, mixed)]
+        return features
+
+
+def _boxes_by_frame(clip: Clip) -> dict[int, dict[int, Box]]:
+    """Return the visible boxes by frame and object."""
+    boxes: dict[int, dict[int, Box]] = {}
+    for box in sorted(clip.boxes, key=lambda box: (box.frame, box.object_id)):
+        if box.visible:
+            boxes.setdefault(box.frame, {})[box.object_id] = box
+    return boxes
+
+
+def _place_crop(pixels: IntBox, margin: float, max_side: int, height: int, width: int) -> _Crop:
+    area = crop_around(pixels, Margin("rel", margin, MIN_MARGIN_PX), height, width)
+    crop_height, crop_width = area[3] - area[1], area[2] - area[0]
+    shrink = min(1.0, max_side / max(crop_height, crop_width))
+    rows, columns = max(1, round(crop_height * shrink)), max(1, round(crop_width * shrink))
+    x0, x1 = (round((side - area[0]) * columns / crop_width) for side in (pixels[0], pixels[2]))
+    y0, y1 = (round((side - area[1]) * rows / crop_height) for side in (pixels[1], pixels[3]))
+    x0, y0 = min(x0, columns - 1), min(y0, rows - 1)
+    return _Crop(pixels, area, (x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)), (rows, columns))
+
+
+def _flow_window(flow: NDArray[np.float32], crop: _Crop, scale: float) -> NDArray[np.float32]:
+    """Return the flow on the crop's working grid, still in pixels of the flow grid."""
+    step_x, step_y = crop.step
+    return sample_window(
+        flow, (crop.area[0] * scale, crop.area[1] * scale), (step_x * scale, step_y * scale), crop.size
+    )
+
+
+def _ellipse(inner: IntBox, size: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Return the ellipse inscribed in a box, by pixel centres; it holds at least one pixel."""
+    y, x = np.ogrid[: size[0], : size[1]]
+    across = (x + 0.5 - (inner[0] + inner[2]) / 2) / ((inner[2] - inner[0]) / 2)
+    down = (y + 0.5 - (inner[1] + inner[3]) / 2) / ((inner[3] - inner[1]) / 2)
+    return np.asarray(across**2 + down**2 <= 1, np.bool_)
+
+
+def _fit(mask: NDArray[np.bool_], inner: IntBox) -> float:
+    """Return the IoU of the mask's tight box with the given box; 0 where the mask is empty."""
+    tight = mask_to_box(mask)
+    return 0.0 if tight is None else float(box_iou(tight, np.array(inner, np.float32))[0, 0])
+
+
+def _grab_cut(picture: NDArray[np.uint8], inner: IntBox, iterations: int) -> NDArray[np.bool_]:
+    """Return what GrabCut keeps of the box; all outside it is background."""
+    x0, y0, x1, y1 = inner
+    classes = np.full(picture.shape[:2], cv2.GC_BGD, np.uint8)
+    classes[y0:y1, x0:x1] = cv2.GC_PR_FGD
+    cv2.setRNGSeed(0)  # of this thread; the colour models start from k-means
+    models = np.zeros((1, 65)), np.zeros((1, 65))  # 5 Gaussians of 13 numbers each
+    cv2.grabCut(picture, classes, (0, 0, 0, 0), *models, iterations, cv2.GC_INIT_WITH_MASK)
+    return np.asarray((classes == cv2.GC_FGD) | (classes == cv2.GC_PR_FGD), np.bool_)
