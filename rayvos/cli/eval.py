@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
+from rayvos.cli.eval_curves import budget, compare, length, narrative_grounding, point_vos
+from rayvos.cli.eval_labels import calibration, points, pseudo_labels
 from rayvos.cli.eval_options import (
     DEFAULTS,
     EvalOptions,
@@ -35,7 +37,8 @@ BoundTh = Annotated[
 def davis2016(options: MaskOptions, *, bound_th: BoundTh = 0.008) -> int:
     """Score one foreground object per clip: DAVIS 2016. Whatever is drawn, of any id, is foreground.
 
-    Example:
+    Prints a table; --json writes the numbers. Example:
+
         rayvos eval davis2016 --gt DAVIS --pred osvos_results
     """
     from rayvos.evaluation.protocols import Davis2016
@@ -47,7 +50,8 @@ def davis2016(options: MaskOptions, *, bound_th: BoundTh = 0.008) -> int:
 def davis2017(options: MaskOptions, *, bound_th: BoundTh = 0.008) -> int:
     """Score several objects per clip, first masks given: DAVIS 2017 semi-supervised.
 
-    Example:
+    Prints a table; --json writes the numbers. Example:
+
         rayvos eval davis2017 --gt DAVIS --pred out --json out.json --csv out.csv
     """
     from rayvos.evaluation.protocols import Davis2017
@@ -59,7 +63,8 @@ def davis2017(options: MaskOptions, *, bound_th: BoundTh = 0.008) -> int:
 def davis2017_unsupervised(options: MaskOptions, *, bound_th: BoundTh = 0.008) -> int:
     """Match proposals with objects, then score them: DAVIS 2017 unsupervised.
 
-    Example:
+    Prints a table; --json writes the numbers. Example:
+
         rayvos eval davis2017-unsupervised --gt DAVIS --pred proposals
     """
     from rayvos.evaluation.unsupervised import DavisUnsupervised
@@ -76,7 +81,8 @@ def vos_benchmark(
 ) -> int:
     """Score by the rule of vos-benchmark: an object counts from where truth or prediction first shows it.
 
-    Example:
+    Prints a table; --json writes the numbers. Example:
+
         rayvos eval vos-benchmark --gt MOSE/train/Annotations --pred out
     """
     from rayvos.evaluation.protocols import VosBenchmark
@@ -100,7 +106,8 @@ def youtube_vos(
 ) -> int:
     """Score objects of seen and of unseen categories: YouTube-VOS, where the truth of all frames is at hand.
 
-    Example:
+    Prints a table; --json writes the numbers. Example:
+
         rayvos eval youtube-vos --gt valid_all --meta valid/meta.json --seen train/meta.json --pred out
     """
     from rayvos.evaluation.meta_files import read_meta, read_seen
@@ -120,7 +127,8 @@ def sparse(
 ) -> int:
     """Score the frames that the truth annotates, each object after its first one: TAO-VOS.
 
-    Example:
+    Prints a table; --json writes the numbers. Example:
+
         rayvos eval sparse --gt tao_vos --pred out
     """
     from rayvos.evaluation.protocols import SparseFrames
@@ -137,7 +145,8 @@ def youtube_vis(
 ) -> int:
     """Score tracks by average precision and recall: YouTube-VIS.
 
-    Example:
+    Prints a table; --json writes the numbers. Example:
+
         rayvos eval youtube-vis --gt instances.json --pred results.json
     """
     from rayvos.evaluation.track_ap import evaluate_tracks
@@ -154,13 +163,11 @@ def youtube_vis(
     return 0
 
 
-app.command("rayvos.cli.eval_labels:pseudo_labels", name="pseudo-labels", help="Score pseudo-labels: Box2Seg, Table 2.")
-app.command("rayvos.cli.eval_labels:calibration", name="calibration", help="Check how well scores predict IoUs.")
-app.command("rayvos.cli.eval_labels:points", name="points", help="Count verified points on the right side of masks.")
-app.command("rayvos.cli.eval_curves:point_vos", name="point-vos", help="Score results started from 1, 2, 5, 10 points.")
-app.command(
-    "rayvos.cli.eval_curves:narrative_grounding", name="narrative-grounding", help="Score masks of marked nouns."
-)
-app.command("rayvos.cli.eval_curves:length", name="length", help="Show J and F over the length of the videos.")
-app.command("rayvos.cli.eval_curves:budget", name="budget", help="Show IoU against the share of annotated frames.")
-app.command("rayvos.cli.eval_curves:compare", name="compare", help="Show two results side by side.")
+app.command(pseudo_labels)
+app.command(calibration)
+app.command(points)
+app.command(point_vos)
+app.command(narrative_grounding)
+app.command(length)
+app.command(budget)
+app.command(compare)

@@ -61,7 +61,8 @@ def point_vos(
 ) -> int:
     """Score results that started from 1, 2, 5 and 10 points per object, and their mean.
 
-    Example:
+    Prints a table; --json writes the numbers. Example:
+
         rayvos eval point-vos --gt DAVIS --pred 1=out1 --pred 2=out2 --pred 5=out5 --pred 10=out10
     """
     from rayvos.evaluation.opening import listed_clips, open_masks
@@ -94,7 +95,8 @@ def narrative_grounding(
 ) -> int:
     """Score mask tracks of the marked nouns of narratives: VNG.
 
-    Example:
+    Prints a table; --json writes the numbers. Example:
+
         rayvos eval narrative-grounding --meta meta_expressions.json --masks orig.json extra.json --pred out
     """
     from rayvos.evaluation.narrative_grounding import evaluate_expressions, read_expressions
@@ -119,7 +121,8 @@ def length(
 ) -> int:
     """Show J and F over the length of the videos.
 
-    Example:
+    Prints a table; --json writes the numbers. Example:
+
         rayvos eval length davis.json --plot length.svg
     """
     from rayvos.evaluation.curves import over_length
@@ -205,7 +208,8 @@ def compare(
 ) -> int:
     """Show two results side by side: the difference of each clip, and of the means with a 95 % confidence interval.
 
-    Example:
+    Prints a table; --json writes the numbers. Example:
+
         rayvos eval compare before.json after.json --plot difference.svg
     """
     from rayvos.evaluation.comparison import compare as compare_means

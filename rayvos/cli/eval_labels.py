@@ -18,19 +18,26 @@ if TYPE_CHECKING:
 __all__ = ["calibration", "points", "pseudo_labels"]
 
 
+Binary = Annotated[
+    bool, Parameter(negative="", help="Whatever is drawn is one object: truth of 0 and 255, as in DAVIS 2016.")
+]
+
+
 def pseudo_labels(
     options: MaskOptions,
     *,
+    binary: Binary = False,
     meta: Annotated[
         str | None, Parameter(help="meta.json of YouTube-VOS for the classes; a manifest as --gt has its own.")
     ] = None,
 ) -> int:
     """Score labels where the object is present: mean IoU, recall at 50 and 70; by class, size, and time to a mask.
 
-    Example:
+    Prints a table; --json writes the numbers. Example:
+
         rayvos eval pseudo-labels --gt youtube_vos/train --pred out --csv masks.csv
     """
-    found = _measure(options, meta)
+    found = _measure(options, meta, binary)
     print(f"pseudo-labels: {options.pred} against {options.gt}")
     lines = [
         [
@@ -52,12 +59,12 @@ def pseudo_labels(
     return 0
 
 
-def _measure(options: MaskOptions, meta: str | None) -> LabelQuality:
+def _measure(options: MaskOptions, meta: str | None, binary: bool) -> LabelQuality:
     from rayvos.evaluation.meta_files import read_meta
     from rayvos.evaluation.pseudo_labels import measure_masks
     from rayvos.evaluation.table_sources import ManifestSource
 
-    truth, prediction, clip_ids = open_pair(options)
+    truth, prediction, clip_ids = open_pair(options, years=("2016", "480p") if binary else ("2017",))
     categories: dict[tuple[str, int], str] = {}
     if meta is not None:
         for clip_id, objects in read_meta(meta).items():
@@ -66,7 +73,9 @@ def _measure(options: MaskOptions, meta: str | None) -> LabelQuality:
         categories = truth.categories(clip_ids)
     num_frames = sum(truth.num_frames.get(clip_id, 0) for clip_id in clip_ids)
     with scoring(options, num_tasks=len(clip_ids), num_frames=num_frames) as (run, advance):
-        return measure_masks(truth, prediction, clip_ids=clip_ids, categories=categories, run=run, on_clips=advance)
+        return measure_masks(
+            truth, prediction, clip_ids=clip_ids, categories=categories, binary=binary, run=run, on_clips=advance
+        )
 
 
 def _write_masks(found: LabelQuality, path: str) -> None:
@@ -82,19 +91,21 @@ def _write_masks(found: LabelQuality, path: str) -> None:
 def calibration(
     options: MaskOptions,
     *,
+    binary: Binary = False,
     bad_iou: Annotated[float, Parameter(help="Masks below are the ones that the score should find.")] = 0.7,
     bins: Annotated[int, Parameter(help="Score ranges of the reliability curve.")] = 10,
     plot: Annotated[str | None, Parameter(help="Write the reliability curve as SVG, path or URL.")] = None,
 ) -> int:
     """Check how well the labels' score predicts their IoU, on clips whose truth is known.
 
-    Example:
+    Prints a table; --json writes the numbers. Example:
+
         rayvos eval calibration --gt truth.parquet --pred out --plot reliability.svg
     """
     from rayvos.evaluation.calibration import calibration_from_masks
     from rayvos.evaluation.plots import plot_reliability
 
-    found = calibration_from_masks(_measure(options, None), bad_iou=bad_iou, num_bins=bins)
+    found = calibration_from_masks(_measure(options, None, binary), bad_iou=bad_iou, num_bins=bins)
     print(f"calibration: scores of {options.pred} against {options.gt}")
     lines = [
         ["masks", str(found.num_masks)],
@@ -121,7 +132,8 @@ def calibration(
 def points(options: MaskOptions) -> int:
     """Count the verified points that lie on the right side of the masks; --gt is a manifest with points.
 
-    Example:
+    Prints a table; --json writes the numbers. Example:
+
         rayvos eval points --gt points.parquet --pred out
     """
     from rayvos.evaluation.opening import open_masks

@@ -156,13 +156,16 @@ def write_result(options: EvalOptions, found: Mapping[str, Any]) -> None:
 def show_evaluation(found: Evaluation) -> None:
     """Print the benchmark's numbers, then the objects, the worst of many."""
     print(f"{found.protocol}: {found.prediction} against {found.truth}")
-    print_table(["", "value"], [[name, number(value)] for name, value in found.summary.items()])
+    print_table(["", "value"], [[name, number(value, found.scale)] for name, value in found.summary.items()])
     rows = []
     for scores in found.objects:
         j, f = scores.j_statistics, scores.f_statistics
         values = ((j.mean + f.mean) / 2, j.mean, j.recall, j.decay, f.mean, f.recall, f.decay)
         rows.append(
-            (values[0], [scores.name, str(len(scores.frames)), *(number(value * found.scale) for value in values)])
+            (
+                values[0],
+                [scores.name, str(len(scores.frames)), *(number(value * found.scale, found.scale) for value in values)],
+            )
         )
     total = len(rows)
     if total > SHOWN_OBJECTS:
@@ -174,11 +177,11 @@ def show_evaluation(found: Evaluation) -> None:
     print_table(head, [cells for _, cells in rows])
 
 
-def number(value: float | None) -> str:
-    """Return a number for a table: whole ones as they are, others with four digits."""
+def number(value: float | None, scale: int = 1) -> str:
+    """Return a number for a table: whole ones as they are, shares with four digits, percents with two."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
-    return str(value) if isinstance(value, int) else f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}"
+    return str(value) if isinstance(value, int) else f"{value:.4f}" if scale == 1 else f"{value:.2f}"
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -164,8 +164,12 @@ class RleFrame:
         return self.rles.get(object_id)
 
     def merged(self) -> RleFrame:
-        """Return the frame with everything that is drawn as object 1."""
-        return RleFrame(self.size, {1: rle_union(list(self.rles.values()), *self.size)} if self.rles else {})
+        """Return the frame with everything that is drawn as object 1; its score is the lowest of the parts'."""
+        if not self.rles:
+            return RleFrame(self.size, {})
+        scores = {1: min(self.scores.values())} if self.scores else {}
+        by_person = frozenset({1}) if set(self.rles) <= self.human else frozenset[int]()
+        return RleFrame(self.size, {1: rle_union(list(self.rles.values()), *self.size)}, scores, by_person)
 
     def without_void(self) -> RleFrame:
         """Return the frame itself: RLE knows no void."""

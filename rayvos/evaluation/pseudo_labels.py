@@ -75,13 +75,15 @@ class LabelQuality:
 class _MaskMeter:
     truth: MaskSource
     prediction: MaskSource
+    binary: bool
 
     def __call__(self, clip_ids: Sequence[str]) -> list[MaskRows]:
-        return [measure_clip(match) for match in matches(self.truth, self.prediction, clip_ids)]
+        found = matches(self.truth, self.prediction, clip_ids)
+        return [measure_clip(match, binary=self.binary) for match in found]
 
 
-def measure_clip(match: FrameMatch) -> MaskRows:
-    """Return the IoU, and what is known, of every mask of a clip.
+def measure_clip(match: FrameMatch, *, binary: bool = False) -> MaskRows:
+    """Return the IoU, and what is known, of every mask of a clip; see `measure_masks`.
 
     Raises:
         IdError: the prediction has an id that the truth never has.
@@ -93,7 +95,7 @@ def measure_clip(match: FrameMatch) -> MaskRows:
     human: dict[int, list[int]] = {}
     for number in range(len(match.numbers)):
         truth, mask = match.read(number)
-        truth = truth.without_void()
+        truth, mask = (truth.merged(), mask.merged()) if binary else (truth.without_void(), mask)
         present = set(truth.object_ids())
         known |= present
         for object_id in mask.object_ids():
@@ -127,6 +129,7 @@ def measure_masks(
     *,
     clip_ids: Sequence[str] | None = None,
     categories: Mapping[tuple[str, int], str] | None = None,
+    binary: bool = False,
     run: TaskMap = run_here,
     on_clips: Callable[[int], None] | None = None,
 ) -> LabelQuality:
@@ -137,13 +140,15 @@ def measure_masks(
         prediction: labels with the truth's ids; only label tables know scores and which masks a person gave.
         clip_ids: which clips; None is all that the truth has.
         categories: class of each object, by clip and object id.
+        binary: whatever is drawn, of any id, is one object in both: truth in the manner of DAVIS 2016.
         run: where clips are compared.
         on_clips: called with the number of clips that are newly done.
 
     Raises:
         InputError: what was given cannot be compared; naming the file.
     """
-    clips = score_clips(_MaskMeter(truth, prediction), truth, prediction, clip_ids, run=run, on_clips=on_clips)
+    worker = _MaskMeter(truth, prediction, binary)
+    clips = score_clips(worker, truth, prediction, clip_ids, run=run, on_clips=on_clips)
     rows = np.concatenate([clip.rows for clip in clips])
     present = rows["true_area"] > 0
     if not present.any():
