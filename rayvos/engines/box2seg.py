@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from rayvos.annotations.records import Box, Clip
 from rayvos.engines.base import EngineNeeds, FrameReader, Label
+from rayvos.engines.scores import mean_margin, predicted_iou
 from rayvos.errors import UsageError, WeightsError, choose
 from rayvos.masks.agreement import box_agreement
 from rayvos.masks.boxes import Margin, crop_around, paint_guidance, paste_probability, round_box
@@ -261,12 +262,11 @@ class Box2SegEngine:
         mask: NDArray[np.bool_] = fitted >= THRESHOLD
         if self._config.clip_to_box:
             mask = drop_specks(mask & _near_box(crop))
-        left, top, right, bottom = (
-            crop.pixels[0] - x0, crop.pixels[1] - y0, crop.pixels[2] - x0, crop.pixels[3] - y0,
-        )  # fmt: skip
+        inside = np.zeros(fitted.shape, np.bool_)
+        inside[crop.pixels[1] - y0 : crop.pixels[3] - y0, crop.pixels[0] - x0 : crop.pixels[2] - x0] = True
         quality = {
             "box_agreement": box_agreement(mask, crop.box - np.array([x0, y0, x0, y0], np.float32)),
-            "margin": float(np.abs(2 * fitted[top:bottom, left:right] - 1).mean()),
+            "margin": mean_margin(fitted, inside),
         }
         return _Found(mask, quality)
 
@@ -305,8 +305,7 @@ def _labels(batch: _Batch, answer: Future[list[_Found]], clip: Clip) -> Iterator
         result = next(found)
         mask = np.zeros((clip.height, clip.width), np.bool_)
         mask[y0:y1, x0:x1] = result.mask
-        # Either term alone is fooled: a full box agrees with itself, a confident network may follow a neighbour.
-        score = 0.5 * (result.quality["box_agreement"] + result.quality["margin"]) if result.mask.any() else 0.0
+        score = predicted_iou(result.quality["box_agreement"], result.quality["margin"])
         yield Label(frame, object_id, mask, score, result.quality)
 
 

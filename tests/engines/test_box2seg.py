@@ -12,6 +12,7 @@ from rayvos.annotations.records import Box, Clip, ClipSource, ObjectInfo
 from rayvos.engines.base import Engine
 from rayvos.engines.box2seg import Box2SegConfig, Box2SegEngine
 from rayvos.engines.registry import load_engine
+from rayvos.engines.scores import predicted_iou
 from rayvos.errors import DecodeError, ShapeError, UsageError, WeightsError
 from rayvos.masks.agreement import box_agreement
 from rayvos.models.box2seg import normalise_crops
@@ -245,6 +246,7 @@ def test_the_score_comes_from_the_agreement_with_the_box_and_the_margin_of_the_p
             corners = np.array([box.x0, box.y0, box.x1, box.y1], np.float32)
             assert found.quality["box_agreement"] == pytest.approx(box_agreement(found.mask, corners), abs=1e-5)
             assert 0 <= found.quality["margin"] <= 1
+            assert found.score == predicted_iou(found.quality["box_agreement"], found.quality["margin"])
 
 
 def test_a_box_outside_the_frame_gives_an_empty_mask_with_its_reason(weights):
