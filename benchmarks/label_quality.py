@@ -1,0 +1,246 @@
+"""How good masks from boxes are, on clips with true masks in the layout of DAVIS.
+
+Boxes are the tight boxes of the true masks, moved by `--jitter` as a hurried person draws them; labels are compared
+with the truth: mean IoU, share of labels with at least 0.5 and 0.7, boundary F, and the rank correlation of the score
+with the IoU. Numbers are means over the labels of a clip, then over clips. Masks below 51 pixels are left out.
+
+    python -m benchmarks.label_quality --clips DAVIS
+    python -m benchmarks.label_quality --clips DAVIS --methods grabcut,cut --jitter 0,0.05,0.15 --step 4
+    python -m benchmarks.label_quality --clips DAVIS --methods cut,box2seg,my.package:Engine
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+
+from benchmarks.reporting import arguments, finish
+from rayvos.annotations.formats.davis import read_davis
+from rayvos.annotations.records import Box, Clip
+from rayvos.engines.base import Engine, EngineNeeds, FrameReader, Label
+from rayvos.engines.registry import load_engine
+from rayvos.evaluation.boundary_f import boundary_f
+from rayvos.evaluation.jaccard import jaccard
+from rayvos.masks.boxes import jitter_box, round_box
+from rayvos.masks.rle import rle_area, rle_box, rle_to_mask
+from rayvos.video.source import open_clip
+
+SMALLEST_TRUTH = 51  # pixels
+QUICK_STEP = 16
+
+
+class ShapeEngine:
+    """The lower bounds: the mask is the box, or the ellipse in it."""
+
+    weights = ""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def options(self) -> Mapping[str, Any]:
+        """Return nothing: there is nothing to choose."""
+        return {}
+
+    def needs(self) -> EngineNeeds:
+        """Return the cost of next to nothing."""
+        return EngineNeeds(halo=0, seconds_per_frame=0.001, seconds_per_label=0.001)
+
+    def label(self, clip: Clip, images: FrameReader, frames: range) -> Iterator[Label]:
+        """Yield the shapes."""
+        boxes = {(box.frame, box.object_id): box for box in clip.boxes}
+        for frame in frames:
+            for object_id in clip.object_ids():
+                box = boxes.get((frame, object_id))
+                mask = None if box is None else self._draw(box, clip.height, clip.width)
+                yield Label(frame, object_id, mask, None if box is None else 0.5)
+
+    def _draw(self, box: Box, height: int, width: int) -> NDArray[np.bool_]:
+        mask = np.zeros((height, width), np.bool_)
+        pixels = round_box(np.array([box.x0, box.y0, box.x1, box.y1], np.float32), height, width)
+        if pixels is not None:
+            x0, y0, x1, y1 = pixels
+            y, x = np.ogrid[y0:y1, x0:x1]
+            distance = ((2 * x + 1 - x0 - x1) / (x1 - x0)) ** 2 + ((2 * y + 1 - y0 - y1) / (y1 - y0)) ** 2
+            mask[y0:y1, x0:x1] = True if self.name == "box" else distance <= 1
+        return mask
+
+
+METHODS: dict[str, Callable[[], Engine]] = {
+    "box": lambda: ShapeEngine("box"),
+    "ellipse": lambda: ShapeEngine("ellipse"),
+    "grabcut": lambda: load_engine("cut", cues="color"),
+}
+"""Methods that are no engine of their own; any other name is one of `rayvos.engines.registry`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Means over labels."""
+
+    iou: float
+    recall_50: float
+    recall_70: float
+    boundary_f: float
+    num_labels: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One label against the truth."""
+
+    iou: float
+    boundary_f: float
+    score: float
+
+
+def main() -> None:
+    """Measure and print."""
+    options = parse_arguments()
+    # One thread: the time printed is that of one core, as a worker of a job has it.
+    cv2.setNumThreads(1)
+    step = QUICK_STEP if options.quick else options.step
+    clips = list(read_davis(options.clips))
+    means: dict[str, float] = {}
+    results: dict[str, Any] = {}
+    for jitter in options.jitter:
+        for method in options.methods:
+            labels, seconds = measure(METHODS.get(method, lambda name=method: load_engine(name))(), clips, jitter, step)
+            per_clip = {clip_id: summarize(found) for clip_id, found in labels.items()}
+            overall = mean_of_clips(per_clip)
+            pooled = [label for found in labels.values() for label in found]
+            seconds_per_label = seconds / max(1, len(pooled))
+            correlation = rank_correlation(pooled)
+            report(method, jitter, per_clip, overall, correlation, seconds_per_label)
+            name = method if jitter == 0 else f"{method}_jitter_{jitter:g}"
+            means[name] = overall.iou
+            results[name] = {
+                "overall": asdict(overall),
+                "clips": {clip_id: asdict(quality) for clip_id, quality in per_clip.items()},
+                "spearman": correlation,
+                "seconds_per_label": seconds_per_label,
+            }
+    finish(options, ratios(means), {"step": step, "results": results})
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Return the options."""
+    parser = arguments(__doc__)
+    parser.add_argument("--clips", required=True, metavar="DIR", help="folder with JPEGImages and Annotations")
+    parser.add_argument("--methods", type=lambda text: text.split(","), default=["box", "ellipse", "grabcut", "cut"])
+    parser.add_argument("--jitter", type=lambda text: [float(part) for part in text.split(",")], default=[0.0])
+    parser.add_argument("--step", type=int, default=1, help="label every n-th frame only; scores then lack a term")
+    return parser.parse_args()
+
+
+def measure(engine: Engine, clips: list[Clip], jitter: float, step: int) -> tuple[dict[str, list[Measured]], float]:
+    """Return the measured labels of every clip, and the seconds the engine took (decoding included)."""
+    measured: dict[str, list[Measured]] = {}
+    seconds = 0.0
+    for clip in clips:
+        truth = {
+            (mask.frame, mask.object_id): mask.rle
+            for mask in clip.masks
+            if mask.rle is not None
+            and mask.frame % step == 0
+            and rle_area(mask.rle, clip.height, clip.width) >= SMALLEST_TRUTH
+        }
+        boxes = tuple(draw_box(clip, *place, rle, jitter) for place, rle in truth.items())
+        # Only boxes: an engine that looked at the truth would be no comparison.
+        task = replace(clip, boxes=boxes, masks=(), points=(), traces=())
+        measured[clip.clip_id] = []
+        started = time.perf_counter()
+        with open_clip(task) as images:
+            for label in engine.label(task, images, range(clip.num_frames)):
+                rle = truth.get((label.frame, label.object_id))
+                if rle is not None and label.mask is not None and label.score is not None:
+                    seconds += time.perf_counter() - started
+                    true = rle_to_mask(rle, clip.height, clip.width)
+                    found = Measured(jaccard(true, label.mask), boundary_f(true, label.mask), label.score)
+                    measured[clip.clip_id].append(found)
+                    started = time.perf_counter()
+        seconds += time.perf_counter() - started
+        assert len(measured[clip.clip_id]) == len(truth), "a label for every box"
+    return measured, seconds
+
+
+def draw_box(clip: Clip, frame: int, object_id: int, rle: bytes, jitter: float) -> Box:
+    """Return the box a person would draw; its jitter depends on the clip, the frame and the object alone."""
+    tight = rle_box(rle, clip.height, clip.width)
+    assert tight is not None, "masks without pixels are left out"
+    generator = np.random.default_rng([zlib.crc32(clip.clip_id.encode()), frame, object_id])
+    moved = jitter_box(tight, jitter, clip.height, clip.width, generator) if jitter else tight
+    x0, y0, x1, y1 = moved.tolist()
+    return Box(object_id, frame, x0, y0, x1, y1)
+
+
+def summarize(labels: list[Measured]) -> Quality:
+    """Return the means over labels."""
+    iou = np.array([label.iou for label in labels])
+    return Quality(
+        iou=float(iou.mean()),
+        recall_50=float((iou >= 0.5).mean()),
+        recall_70=float((iou >= 0.7).mean()),
+        boundary_f=float(np.mean([label.boundary_f for label in labels])),
+        num_labels=len(labels),
+    )
+
+
+def mean_of_clips(clips: Mapping[str, Quality]) -> Quality:
+    """Return the means over clips."""
+    found = list(clips.values())
+    return Quality(
+        iou=float(np.mean([quality.iou for quality in found])),
+        recall_50=float(np.mean([quality.recall_50 for quality in found])),
+        recall_70=float(np.mean([quality.recall_70 for quality in found])),
+        boundary_f=float(np.mean([quality.boundary_f for quality in found])),
+        num_labels=sum(quality.num_labels for quality in found),
+    )
+
+
+def rank_correlation(labels: list[Measured]) -> float | None:
+    """Return Spearman's correlation of score and IoU over all labels; None where all scores are equal."""
+    if len({label.score for label in labels}) < 2:
+        return None
+    return float(spearmanr([label.score for label in labels], [label.iou for label in labels])[0])
+
+
+def ratios(means: Mapping[str, float]) -> dict[str, float]:
+    """Return the mean IoU of every method, and each against guarded GrabCut with the same boxes."""
+    found = {f"{name}_iou": value for name, value in means.items()}
+    for name, value in means.items():
+        method, _, jitter = name.partition("_jitter_")
+        base = means.get(f"grabcut_jitter_{jitter}" if jitter else "grabcut")
+        if method != "grabcut" and base:
+            found[f"{method}_over_grabcut{f'_jitter_{jitter}' if jitter else ''}"] = value / base
+    return found
+
+
+def report(
+    method: str,
+    jitter: float,
+    clips: Mapping[str, Quality],
+    overall: Quality,
+    correlation: float | None,
+    seconds_per_label: float,
+) -> None:
+    """Print one method's table."""
+    score = "" if correlation is None else f", score against IoU: Spearman {correlation:.2f}"
+    print(f"{method}, boxes with jitter {jitter:g}: {1000 * seconds_per_label:.0f} ms a label{score}")
+    print(f"  {'clip':24} {'labels':>6} {'IoU':>6} {'r@50':>6} {'r@70':>6} {'F':>6}")
+    for name, row in [*clips.items(), ("mean of clips", overall)]:
+        numbers = f"{row.iou:6.3f} {row.recall_50:6.2f} {row.recall_70:6.2f} {row.boundary_f:6.3f}"
+        print(f"  {name:24} {row.num_labels:6} {numbers}")
+    print(flush=True)
+
+
+if __name__ == "__main__":
+    main()
