@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rayvos.engines.keyframes import middle_frame
+from rayvos.evaluation.pseudo_labels import MASK_ROW, quality_table
 from rayvos.masks.boxes import Margin, crop_around, jitter_box, paint_guidance, round_box
 from rayvos.masks.ignore import IGNORE, fill_rejected
 
@@ -76,3 +77,23 @@ def test_rejected_boxes_are_filled_as_in_the_golden_file(case):
 
     assert filled.tolist() == case["result"]
     assert int((filled == IGNORE).sum()) == case["n_ignore"]
+
+
+@needs_goldens
+def test_label_quality_leaves_out_frames_where_the_object_is_absent():
+    golden = GOLDENS["quality"]
+    rows = np.zeros(len(golden["masks"]) + golden["plus_absent_frames"], MASK_ROW)
+    rows["frame"] = np.arange(len(rows))
+    rows["iou"] = 1.0
+    for row, mask in zip(rows, golden["masks"], strict=False):
+        row["iou"] = mask["inter"] / mask["union"]
+        row["true_area"] = mask["gt_area"]
+        assert row["iou"] == pytest.approx(mask["iou"], abs=1e-6)
+
+    line = quality_table(rows, [""] * len(rows))[0]
+
+    assert line.num_masks == len(golden["masks"])
+    assert line.mean_iou == pytest.approx(golden["mean_iou"], abs=1e-6)
+    assert line.recall_50 == golden["recall@50"]
+    assert line.recall_70 == golden["recall@70"]
+    assert rows["iou"].mean() == pytest.approx(golden["vos_style_mean_if_absent_counted"], abs=1e-6)
