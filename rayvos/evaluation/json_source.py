@@ -15,6 +15,7 @@ from typing import Any
 from rayvos import storage
 from rayvos.errors import FormatError
 from rayvos.evaluation.mask_frames import RleFrame
+from rayvos.evaluation.sources import positions_of_names
 from rayvos.evaluation.table_sources import RecordClip
 from rayvos.masks.rle import check_rle, polygons_to_rle, uncompressed_to_rle
 
@@ -125,14 +126,11 @@ def _images(found: Mapping[str, Any], path: str) -> Iterator[RecordClip]:
     for image in found["images"]:
         clips.setdefault(image.get("clip_id") or str(PurePosixPath(image["file_name"]).parent), []).append(image)
     for clip_id, images in clips.items():
-        positions = [image["frame"] for image in images if isinstance(image.get("frame"), int)]
-        yield RecordClip(
-            clip_id,
-            path,
-            tuple(PurePosixPath(image["file_name"]).stem for image in images),
-            tuple(positions) if len(positions) == len(images) else None,
-            tuple(RleFrame(sizes[image["id"]], masks[image["id"]]) for image in images),
-        )
+        names = tuple(PurePosixPath(image["file_name"]).stem for image in images)
+        stated = [image["frame"] for image in images if isinstance(image.get("frame"), int)]
+        positions = tuple(stated) if len(stated) == len(images) else positions_of_names(names)
+        frames = tuple(RleFrame(sizes[image["id"]], masks[image["id"]]) for image in images)
+        yield RecordClip(clip_id, path, names, positions, frames)
 
 
 def to_rle(segmentation: Any, height: int, width: int, place: str) -> bytes:

@@ -14,6 +14,7 @@ from rayvos.annotations.formats.label_maps import decode_label_map
 from rayvos.annotations.frame_listing import natural_key
 from rayvos.errors import DecodeError, FormatError, MissingPathError
 from rayvos.evaluation.mask_frames import LabelMapFrame
+from rayvos.evaluation.sources import positions_of_names
 
 __all__ = ["PngClip", "PngSource", "open_pngs"]
 
@@ -107,9 +108,8 @@ class PngClip:
 
     @property
     def positions(self) -> tuple[int, ...] | None:
-        """0, 1, 2 … where that is what the names say: every frame is there."""
-        numbers = [int(name) if name.isdigit() else -1 for name in self.names]
-        return tuple(numbers) if numbers == list(range(len(numbers))) else None
+        """Positions in the clip, where the names say that every frame is there."""
+        return positions_of_names(self.names)
 
     def place(self, number: int) -> str:
         """Return the path of a file, or of the clip's folder for number -1."""

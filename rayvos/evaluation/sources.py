@@ -19,7 +19,7 @@ from typing import Protocol
 from rayvos.errors import FrameMissingError, InputError
 from rayvos.evaluation.mask_frames import MaskFrame, check_sizes
 
-__all__ = ["ClipMasks", "MaskSource", "check_clips", "match_frames"]
+__all__ = ["ClipMasks", "FrameMatch", "MaskSource", "check_clips", "match_frames", "positions_of_names"]
 
 
 class ClipMasks(Protocol):
@@ -109,6 +109,12 @@ class FrameMatch:
         truth, mask = self.truth.read(number), self.prediction.read(found)
         check_sizes(truth, mask, self.truth.place(number), self.prediction.place(found))
         return truth, mask
+
+
+def positions_of_names(names: Sequence[str]) -> tuple[int, ...] | None:
+    """Return 0, 1, 2 … where that is what the names say (every frame is there), else None."""
+    numbers = [int(name) if name.isdigit() else -1 for name in names]
+    return tuple(numbers) if numbers == list(range(len(numbers))) else None
 
 
 def match_frames(truth: ClipMasks, prediction: ClipMasks) -> FrameMatch:
