@@ -35,8 +35,11 @@ def worker_environment() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[None]:
-    """A cluster of eight logical CPUs that tests share; jobs started in this process find it by themselves."""
+def ray_cluster(s3_server: str) -> Iterator[None]:
+    """A cluster of eight logical CPUs that tests share; jobs started in this process find it by themselves.
+
+    Its workers inherit where the tests' S3 server is, and the credentials for it.
+    """
     import ray
 
     if ray.is_initialized():  # the fixture of another folder: pytest keeps one for each folder that names it

@@ -196,10 +196,9 @@ def parse_bytes(text: str) -> int:
 
 def _note(found: LabelProgress) -> str:
     """Return what stands behind the bar."""
-    left = "" if found.seconds_left is None else f", {found.seconds_left:.0f} s left"
     failed = f", {sum(found.failures.values())} failed" if found.failures else ""
     masks_per_s = found.masks / max(found.seconds, 1e-9)
-    return f"{found.frames_per_second:.1f} frames/s, {masks_per_s:.1f} masks/s{left}{failed}"
+    return f"{found.frames_per_second:.1f} frames/s, {masks_per_s:.1f} masks/s{failed}"
 
 
 def _say_stopped(options: LabelOptions) -> None:

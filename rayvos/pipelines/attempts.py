@@ -24,16 +24,17 @@ import socket
 import tempfile
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 from rayvos import storage
 from rayvos.annotations.run_folder import RunFolder
-from rayvos.errors import MissingPathError, StorageError
+from rayvos.errors import MissingPathError, RunError, StorageError
 
-__all__ = ["AttemptMarks", "History", "WorkerNote"]
+__all__ = ["AttemptMarks", "History", "WorkerNote", "starting", "starts_folder"]
 
 logger = logging.getLogger(__name__)
 
@@ -188,3 +189,35 @@ class AttemptMarks:
             return None, ""
         self._notes_of_dead.append(found["note"])
         return (int(first) if first.isdigit() else None), words.strip()
+
+
+def starts_folder(run: RunFolder, session: str) -> str:
+    """Return the folder of the marks of workers that start; the driver removes it at the end."""
+    return run.attempts_folder(f"starts-{session}")
+
+
+@contextmanager
+def starting(run: RunFolder, session: str, most: int) -> Iterator[None]:
+    """Tell that a worker starts, and notice that those before it died of it: Ray would start them for ever.
+
+    Args:
+        run: the run folder.
+        session: names one start of the driver.
+        most: workers that may be starting on one machine at the same time, or have died so.
+
+    Raises:
+        RunError: there were more on this machine.
+        StorageError: the run folder does not answer.
+    """
+    folder, host = starts_folder(run, session), socket.gethostname()
+    dead = [name for name in storage.list_folder(folder) if name.startswith(f"{host}.")]
+    if len(dead) > most:
+        raise RunError(
+            f"{host}: {len(dead)} workers died while they loaded the engine; look at the workers' logs in Ray's folder"
+        )
+    mark = storage.join(folder, f"{host}.{uuid.uuid4().hex}")
+    storage.create_if_absent(mark, b"")
+    try:
+        yield
+    finally:
+        storage.remove(mark)

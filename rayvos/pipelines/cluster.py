@@ -7,19 +7,19 @@ stays free, and on several machines actors ask for a share of their CPUs that fi
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import os
-import sys
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rayvos.engines.base import EngineNeeds
 from rayvos.errors import RunError, UsageError
+from rayvos.pipelines.quiet import quiet_driver, quiet_start
 
 __all__ = ["ActorPool", "Node", "connected", "data_settings", "plan_pool", "read_nodes", "usable_cores"]
 
@@ -89,7 +89,7 @@ def connected(address: str, *, least_cpus: float = 0) -> Iterator[None]:
         "include_dashboard": False,
     }
     try:
-        with _quiet_start():
+        with quiet_start():
             ray.init(
                 address=address, log_to_driver=False, logging_level=logging.ERROR,
                 **(local if address == "local" else {}),
@@ -97,32 +97,11 @@ def connected(address: str, *, least_cpus: float = 0) -> Iterator[None]:
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise RunError(f"Ray at {address!r}: could not connect: {error}; check --address and RAY_ADDRESS") from error
     try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-@contextmanager
-def _quiet_start() -> Iterator[None]:
-    """Keep what Ray's C++ side writes to stderr by itself away from it, unless the block fails or logs are wanted."""
-    if logger.isEnabledFor(logging.DEBUG) or "RAY_BACKEND_LOG_LEVEL" in os.environ:
-        yield
-        return
-    # It calls every pool of actors an error, and this setting worth a line.
-    os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as written:
-        os.dup2(written.fileno(), 2)
-        try:
+        with quiet_driver():
             yield
-        except BaseException:
-            written.seek(0)
-            os.write(kept, written.read())
-            raise
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+    finally:
+        with redirect_stdout(io.StringIO()):  # Ray prints here what it held back as repeated
+            ray.shutdown()
 
 
 def read_nodes() -> list[Node]:
@@ -227,7 +206,7 @@ def data_settings(*, no_progress_timeout_s: float) -> Iterator[None]:
     before = {name: getattr(context, name) for name in wanted}
     ray_logger = logging.getLogger("ray.data")
     level = ray_logger.level
-    ray_logger.setLevel(logging.ERROR)
+    ray_logger.setLevel(logging.DEBUG if logger.isEnabledFor(logging.DEBUG) else logging.CRITICAL)
     for name, value in wanted.items():
         setattr(context, name, value)
     try:

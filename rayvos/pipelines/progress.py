@@ -47,11 +47,6 @@ class LabelProgress:
         """Frames of committed units per second."""
         return self.frames_done / max(self.seconds, 1e-9)
 
-    @property
-    def seconds_left(self) -> float | None:
-        """At the present rate; None before the first unit is done."""
-        return (self.num_frames - self.frames_done) / self.frames_per_second if self.frames_done else None
-
     def add(self, receipt: Receipt) -> None:
         """Count one unit."""
         self.units_done += 1

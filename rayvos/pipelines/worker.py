@@ -30,7 +30,7 @@ from rayvos.annotations.tables import LABELS
 from rayvos.engines.labeling import StageSeconds, label_clip
 from rayvos.engines.registry import EngineChoice
 from rayvos.errors import FormatError, OutOfMemoryError, RayvosError, RunError, TimeoutExceededError, WorkerCrashedError
-from rayvos.pipelines.attempts import TIMEOUT_WORDS, AttemptMarks, History, WorkerNote
+from rayvos.pipelines.attempts import TIMEOUT_WORDS, AttemptMarks, History, WorkerNote, starting
 from rayvos.pipelines.guards import (
     die,
     ends_the_process,
@@ -65,6 +65,7 @@ class WorkerSettings:
     prompts: Prompts
     session: str
     """Names one start of the driver."""
+    num_actors: int
     max_attempts: int
     timeout_s: float | None
     memory_limit_bytes: int | None
@@ -81,7 +82,8 @@ class LabelWorker:
         cv2.setNumThreads(settings.num_threads)
         self.settings = settings
         self.run = RunFolder(settings.run)
-        self.engine = settings.engine.load()
+        with starting(self.run, settings.session, settings.num_actors + settings.max_attempts):
+            self.engine = settings.engine.load()
         if "torch" in sys.modules:  # loaded by the engine, if it needs it
             sys.modules["torch"].set_num_threads(settings.num_threads)
         self.halo = self.engine.needs().halo

@@ -63,7 +63,8 @@ def label_here(job: LabelJob) -> list[Receipt]:
     run = RunFolder(job.out)
     plan = plan_run(run, job.manifest, job.engine.load())
     settings = WorkerSettings(
-        run=job.out, manifest=plan.manifest, engine=job.engine, prompts="all", session="test", max_attempts=3,
+        run=job.out, manifest=plan.manifest, engine=job.engine, prompts="all", session="test", num_actors=1,
+        max_attempts=3,
         timeout_s=None, memory_limit_bytes=None, num_threads=1,
     )  # fmt: skip
     worker = LabelWorker(settings)

@@ -108,3 +108,27 @@ def test_a_clip_that_is_interrupted_again_and_again_is_not_blamed(tmp_path: Path
 
     assert summary.dead_letters == {}
     assert files_of(tmp_path / "out") == files_of(tmp_path / "quiet")
+
+
+def test_workers_that_die_while_they_load_the_engine_end_the_job(tmp_path: Path) -> None:
+    (tmp_path / "dying_engine.py").write_text(
+        "import os\nfrom tests.engines_for_tests import BoxFillEngine\n"
+        "class Dying(BoxFillEngine):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        if str(os.getpid()) != os.environ['DRIVER']: os._exit(1)\n"
+    )
+    job = job_on(make_clips(tmp_path, 2), tmp_path / "out")
+    environment = worker_environment()
+    environment["PYTHONPATH"] += os.pathsep + str(tmp_path)
+    code = "import os; os.environ['DRIVER'] = str(os.getpid()); from rayvos.cli.main import run; run()"
+    words = ["label", job.manifest, "-o", job.out, "--engine", "dying_engine:Dying", "--actors", "1", "--json"]
+
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *words, "--address", "local", "--max-attempts", "1"],
+        env=environment, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+    assert ended.returncode == 1
+    assert "workers died while they loaded the engine" in ended.stderr
+    assert ended.stdout == ""

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from rayvos.annotations.run_folder import RunFolder
-from rayvos.pipelines.attempts import AttemptMarks, WorkerNote
+from rayvos.errors import RunError
+from rayvos.pipelines.attempts import AttemptMarks, WorkerNote, starting, starts_folder
 
 
 @pytest.fixture
@@ -111,3 +112,22 @@ def test_nothing_is_left_after_the_commit(run: RunFolder, note: WorkerNote) -> N
     marks.clear()
 
     assert not Path(run.attempts_folder("unit7")).exists()
+
+
+def test_workers_that_die_while_starting_end_the_job(run: RunFolder) -> None:
+    never_ended = [starting(run, "now", most=2) for _ in range(3)]
+    for start in never_ended:
+        start.__enter__()
+
+    with pytest.raises(RunError, match="3 workers died while they loaded the engine"), starting(run, "now", most=2):
+        pass
+    with starting(run, "another session", most=2):
+        pass
+
+
+def test_workers_that_start_well_leave_nothing(run: RunFolder) -> None:
+    for _ in range(9):
+        with starting(run, "now", most=1):
+            pass
+
+    assert not list(Path(starts_folder(run, "now")).iterdir())
