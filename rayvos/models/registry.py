@@ -14,7 +14,10 @@ from rayvos.models.weights import WeightsInfo, load_state, read_weights
 
 __all__ = ["ARCHITECTURES", "build_model", "load_model", "packaged_weights"]
 
-ARCHITECTURES: Mapping[str, str] = {"box2seg": "rayvos.models.box2seg:build_box2seg"}
+ARCHITECTURES: Mapping[str, str] = {
+    "box2seg": "rayvos.models.box2seg:build_box2seg",
+    "sta": "rayvos.models.sta:build_sta",
+}
 """Architecture → `module:function`; the function takes the model configuration of a weights file."""
 
 
