@@ -151,7 +151,7 @@ def youtube_vis(
     """
     from rayvos.evaluation.track_ap import evaluate_tracks
 
-    with scoring(options, num_tasks=1, unit="videos") as (run, advance):
+    with scoring(options, unit="videos") as (run, advance):
         found = evaluate_tracks(gt, pred, run=run, on_videos=advance)
     print(f"youtube-vis: {pred} against {gt}")
     print_table(["", "value"], [[name, number(value)] for name, value in found.stats.items()])

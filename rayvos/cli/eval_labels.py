@@ -142,7 +142,7 @@ def points(options: MaskOptions) -> int:
     named = options.clips is not None or options.clips_file is not None
     prediction = open_masks(options.pred, resolution=options.resolution, manifest=options.manifest)
     clip_ids = chosen_clips(replace(options, split=None), prediction, ()) if named else None
-    with scoring(options, num_tasks=len(prediction.num_frames)) as (run, advance):
+    with scoring(options) as (run, advance):
         found = count_points(options.gt, prediction, clip_ids=clip_ids, run=run, on_clips=advance)
     num_positive = sum(item.positives for item in found.objects)
     num_negative = sum(item.negatives for item in found.objects)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,7 +45,7 @@ class EvalOptions:
     json: Annotated[str | None, Parameter(name="--json")] = None
     """Write the result as json, path or URL; `rayvos eval compare` reads it."""
     workers: int | None = None
-    """Processes (or Ray actors); by default one per core, one for a few frames."""
+    """Processes (or Ray actors); by default one per core where there is work for them."""
     ray: str | None = None
     """Score on a Ray cluster: `auto`, an address, or `local`."""
 
@@ -105,9 +104,16 @@ def open_pair(
 
 @contextmanager
 def scoring(
-    options: EvalOptions, *, num_tasks: int, num_frames: int | None = None, unit: str = "clips"
+    options: EvalOptions, *, num_tasks: int | None = None, num_frames: int | None = None, unit: str = "clips"
 ) -> Iterator[tuple[TaskMap, Callable[[int], None]]]:
-    """Yield where to score and what to call with the number of newly done tasks; progress is shown meanwhile."""
+    """Yield where to score and what to call with the number of newly done tasks; progress is shown meanwhile.
+
+    Args:
+        options: `--workers` and `--ray`.
+        num_tasks: how many there are; None where that is not known, then one process is the default.
+        num_frames: how many they have, where that is known.
+        unit: what progress counts.
+    """
     from rayvos.evaluation.tasks import run_in_processes
 
     with Progress("scoring", total=num_tasks, unit=unit) as progress:
@@ -120,8 +126,12 @@ def scoring(
             return
         workers = options.workers
         if workers is None:
-            most = math.ceil(num_frames / FRAMES_PER_PROCESS) if num_frames is not None else num_tasks
-            workers = max(1, min(len(os.sched_getaffinity(0)), num_tasks, most))
+            from rayvos.pipelines.cluster import usable_cores
+
+            useful = num_tasks or 1
+            if num_frames is not None:
+                useful = min(useful, math.ceil(num_frames / FRAMES_PER_PROCESS))
+            workers = max(1, min(usable_cores(), useful))
         yield run_in_processes(workers), progress.advance
 
 

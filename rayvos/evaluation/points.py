@@ -18,6 +18,7 @@ from rayvos.annotations.label_frames import frame_names
 from rayvos.annotations.manifest import ManifestFile
 from rayvos.annotations.records import Clip, Point
 from rayvos.errors import FormatError, FrameMissingError, InputError
+from rayvos.evaluation.scoring import group_clips
 from rayvos.evaluation.sources import ClipMasks, MaskSource
 from rayvos.evaluation.tasks import TaskMap, run_here
 
@@ -156,9 +157,8 @@ def count_points(
     if not rows or missing:
         found = f"no masks for clip {missing[0]!r}" if missing else "no clip with points"
         raise InputError(f"{prediction.path}: {found} of {manifest}; label the clips whose points are to be checked")
-    step = prediction.clips_per_task
     order = list(rows)
-    tasks = [tuple(order[start : start + step]) for start in range(0, len(order), step)]
+    tasks = group_clips(order, prediction.num_frames, prediction.clips_per_task)
     objects: dict[str, list[ClipPoints]] = {}
     for position, results in run(_PointCounter(manifest, rows, prediction), tasks):
         objects.update(zip(tasks[position], results, strict=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,9 @@ from rayvos.evaluation.results import Evaluation, ObjectScores
 from rayvos.evaluation.sources import FrameMatch, MaskSource, check_clips, match_frames
 from rayvos.evaluation.tasks import TaskMap, run_here
 
-__all__ = ["ClipScorer", "evaluate", "matches", "score_clips"]
+__all__ = ["ClipScorer", "evaluate", "group_clips", "matches", "score_clips"]
+
+FRAMES_PER_TASK = 5000  # of RLE masks, some 2 kB each and object
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,8 +66,7 @@ def score_clips(
             f"{truth.path}: no annotated clip {unknown[0]!r}; it has {', '.join(list(truth.num_frames)[:5])}"
         )
     check_clips(truth, prediction, chosen)
-    step = max(truth.clips_per_task, prediction.clips_per_task)
-    tasks = [tuple(chosen[start : start + step]) for start in range(0, len(chosen), step)]
+    tasks = group_clips(chosen, truth.num_frames, max(truth.clips_per_task, prediction.clips_per_task))
     tasks.sort(key=lambda task: -sum(truth.num_frames[clip_id] for clip_id in task))
     found: dict[str, Any] = {}
     for position, results in run(worker, tasks):
@@ -73,6 +74,23 @@ def score_clips(
         if on_clips is not None:
             on_clips(len(results))
     return [found[clip_id] for clip_id in chosen]
+
+
+def group_clips(clip_ids: Sequence[str], num_frames: Mapping[str, int], most: int) -> list[tuple[str, ...]]:
+    """Return neighbouring clips in groups of at most `most` clips and some thousand frames.
+
+    The limit of frames bounds the memory of a task; a longer clip is a group of its own.
+    """
+    groups: list[tuple[str, ...]] = []
+    group: list[str] = []
+    frames = 0
+    for clip_id in clip_ids:
+        if group and (len(group) == most or frames + num_frames[clip_id] > FRAMES_PER_TASK):
+            groups.append(tuple(group))
+            group, frames = [], 0
+        group.append(clip_id)
+        frames += num_frames[clip_id]
+    return [*groups, tuple(group)] if group else groups
 
 
 def evaluate(

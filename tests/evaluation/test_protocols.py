@@ -7,7 +7,7 @@ from rayvos.errors import DecodeError, FrameMissingError, FrameSizeError, IdErro
 from rayvos.evaluation.opening import open_masks
 from rayvos.evaluation.protocols import Davis2016, Davis2017, SparseFrames, VosBenchmark, YoutubeVos
 from rayvos.evaluation.results import read_evaluation, write_csv, write_json
-from rayvos.evaluation.scoring import evaluate
+from rayvos.evaluation.scoring import evaluate, group_clips
 from rayvos.evaluation.tasks import run_in_processes
 from rayvos.evaluation.unsupervised import DavisUnsupervised
 from tests.evaluation.drawings import draw, write_pngs
@@ -140,6 +140,14 @@ def test_an_error_in_a_process_arrives_as_itself(tmp_path):
 
     with pytest.raises(FrameMissingError, match="pred/c"):
         evaluate(truth, open_masks(str(tmp_path / "pred")), Davis2017(), run=run_in_processes(2))
+
+
+def test_tasks_are_bounded_by_clips_and_by_frames():
+    frames = {"a": 10, "b": 10, "c": 6000, "d": 10, "e": 4995}
+
+    assert group_clips(list("abcde"), frames, 2) == [("a", "b"), ("c",), ("d",), ("e",)]
+    assert group_clips(list("abd"), frames, 16) == [("a", "b", "d")]
+    assert group_clips([], frames, 16) == []
 
 
 def test_no_worker_is_refused():

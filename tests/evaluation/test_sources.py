@@ -9,12 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rayvos.annotations.formats.label_maps import write_label_map
+from rayvos.annotations.label_frames import frames_of, to_label_map
+from rayvos.annotations.run_folder import iter_labels
 from rayvos.errors import FormatError, InputError, MissingPathError
 from rayvos.evaluation.opening import listed_clips, open_masks
-from rayvos.evaluation.protocols import Davis2017
+from rayvos.evaluation.protocols import Davis2017, SparseFrames
 from rayvos.evaluation.scoring import evaluate
 from rayvos.masks.rle import mask_to_rle
 from tests.evaluation.drawings import HEIGHT, WIDTH, draw, make_clip, write_labels, write_pngs, write_truth_manifest
+from tests.review.runs import make_clip as make_frames
+from tests.review.runs import make_run
 from tests.s3 import s3_bucket as s3_bucket
 from tests.s3 import s3_server as s3_server
 
@@ -118,6 +123,24 @@ def test_masks_on_object_storage_are_scored_as_local_ones(s3_bucket, expected, t
     truth = open_masks(f"{s3_bucket}/gt")
     for prediction in (f"{s3_bucket}/pred", f"{s3_bucket}/pred.zip"):
         assert evaluate(truth, open_masks(prediction), Davis2017(), clip_ids=["a", "b"]).summary == expected.summary
+
+
+def test_the_labels_of_a_run_are_found_by_the_names_of_its_manifest(tmp_path):
+    clips = [make_frames(tmp_path / "frames", name) for name in ("a", "b")]
+    run = make_run(tmp_path / "run", clips)
+    for clip_id, table in iter_labels(run):
+        for frame, labels in frames_of(table):
+            values = {label.object_id: label.object_id for label in labels}
+            ids = to_label_map(labels, clips[0].height, clips[0].width, values=values, ignore=255)
+            write_label_map(str(tmp_path / "gt" / clip_id / f"{frame:05d}.png"), ids)
+
+    truth, prediction = open_masks(str(tmp_path / "gt")), open_masks(run)
+    (clip,) = prediction.open_clips(["a"])
+    found = evaluate(truth, pickle.loads(pickle.dumps(prediction)), SparseFrames())
+
+    assert clip.names == tuple(f"{frame:05d}" for frame in range(clips[0].num_frames))
+    assert {scores.clip_id for scores in found.objects} == {"a", "b"}
+    assert 0.5 < found.summary["J-Mean"] < 1  # the truth drawn here has no overlaps
 
 
 def test_labels_without_frame_names_are_not_guessed_onto_sparse_files(tmp_path):
