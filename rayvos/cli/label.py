@@ -84,7 +84,8 @@ def label(source: str, options: LabelOptions) -> int:
     What is done is never done again: the same command resumes a run, and redoes clips whose boxes changed.
     Exits with 0 when all is done, 3 when some clips failed (`rayvos status` tells which).
 
-    Examples:
+    For example:
+
         rayvos label clips.parquet -o out
 
         rayvos label video.mp4 --boxes boxes.csv -o out
