@@ -152,7 +152,7 @@ def run_label(job: LabelJob, *, on_progress: Callable[[LabelProgress], None] | N
     )  # fmt: skip
     todo = plan.todo
     progress = LabelProgress(len(todo), sum(piece.frame_stop - piece.frame_start for u in todo for piece in u.pieces))
-    if todo:
+    if todo or run.read_run_json().get("state") != "done":  # a driver may have died between the last commit and its end
         record = RunRecord(run, configuration, _job_facts(job))
         record.write("running", plan=describe(plan))
         _record_end(record, progress, lambda: _run_units(job, run, engine, plan, record, progress, on_progress))
@@ -206,6 +206,8 @@ def _run_units(
     on_progress: Callable[[LabelProgress], None] | None,
 ) -> None:
     todo, needs = plan.todo, engine.needs()
+    if not todo:
+        return
     with connected(job.address, least_cpus=(job.actors or 0) * needs.num_cpus):
         nodes = read_nodes()
         pool = plan_pool(

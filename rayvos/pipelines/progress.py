@@ -35,6 +35,10 @@ class LabelProgress:
     busy_s: float = 0.0
     """Seconds of actors, waiting included."""
     peak_rss_bytes: int = 0
+    worker_deaths: int = 0
+    """Workers that began a unit and did not end it."""
+    workers: set[str] = field(default_factory=set)
+    """Processes that committed units."""
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -62,6 +66,8 @@ class LabelProgress:
         self.encode_s += receipt.encode_s
         self.commit_s += receipt.commit_s
         self.busy_s += receipt.seconds
+        self.worker_deaths += receipt.num_attempts - 1
+        self.workers.add(receipt.worker)
         self.peak_rss_bytes = max(self.peak_rss_bytes, receipt.rss_bytes)
 
     def throughput(self) -> dict[str, float]:
@@ -70,6 +76,8 @@ class LabelProgress:
         return {
             "seconds": round(seconds, 3),
             "actors": self.num_actors,
+            "workers": len(self.workers),
+            "worker_deaths": self.worker_deaths,
             "units": self.units_done,
             "pieces": self.pieces_done,
             "frames": self.frames_done,

@@ -37,7 +37,8 @@ class Receipt:
     first_failure: str = ""
     """Message of one of them."""
     num_attempts: int = 1
-    host: str = ""
+    worker: str = ""
+    """Its machine and process."""
     rss_bytes: int = 0
     """Most memory the worker has held so far."""
     error: str = ""

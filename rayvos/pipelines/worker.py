@@ -261,7 +261,7 @@ def _receipt(
         num_bytes=num_bytes,
         failures=failures,
         first_failure=letters[0].message if letters else "",
-        host=f"{socket.gethostname()}:{os.getpid()}",
+        worker=f"{socket.gethostname()}:{os.getpid()}",
         rss_bytes=peak_rss(),
         **numbers,
     )

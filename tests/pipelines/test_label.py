@@ -164,3 +164,22 @@ def test_a_clip_with_a_bad_box_is_one_dead_letter(tmp_path: Path) -> None:
 
     assert summary.dead_letters == {"bad_box": 1}
     assert set(labels_of(tmp_path / "out").column("clip_id").to_pylist()) == {"clip0", "clip2"}
+
+
+def test_more_actors_than_the_cluster_holds_end_the_job_all_the_same(tmp_path: Path) -> None:
+    clips = make_clips(tmp_path, 10)
+
+    summary = run_label(job_on(clips, tmp_path / "out", actors=10))
+
+    assert summary.throughput["units"] == 10
+
+
+def test_a_driver_that_died_before_its_last_word_is_set_right_by_the_next(tmp_path: Path) -> None:
+    job = job_on(make_clips(tmp_path, 1), tmp_path / "out")
+    run_label(job)
+    record = tmp_path / "out" / "run.json"
+    record.write_text(record.read_text().replace('"done"', '"running"'))
+
+    run_label(job)
+
+    assert RunFolder(job.out).read_run_json()["state"] == "done"

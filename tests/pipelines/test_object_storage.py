@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import uuid
 from collections import Counter
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import ray
@@ -18,8 +20,8 @@ from rayvos.cli.main import main
 from rayvos.pipelines.run_record import RunRecord
 from tests.conftest import moving_square, write_video
 from tests.engines_for_tests import ENGINE
-from tests.ray_cluster import labels_of, worker_environment
-from tests.s3 import SECRETS, S3Proxy
+from tests.ray_cluster import files_of, labels_of, worker_environment
+from tests.s3 import SECRETS, S3Proxy, Trouble
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -27,7 +29,7 @@ ENGINE_WORDS = ["--engine", ENGINE, "--actors", "2", "--option", "seconds_per_fr
 
 
 def synth(out: str, *words: str) -> None:
-    assert main(["synth", out, "--clips", "3", "--frames", "4", "--size", "64x96", "--workers", "1", *words]) == 0
+    assert main(["synth", out, "--frames", "4", "--size", "64x96", "--workers", "1", *words]) == 0
 
 
 def label(manifest: str, out: str) -> int:
@@ -54,16 +56,15 @@ def test_the_whole_job_on_urls_gives_the_files_of_a_local_one(
     s3_bucket: str, s3_proxy: S3Proxy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     here, there = str(tmp_path / "clips"), f"{s3_bucket}/my clips"
-    synth(here)
-    synth(there)
+    synth(here, "--clips", "3")
+    synth(there, "--clips", "3")
     manifest, run = f"{there}/manifest.parquet", f"{s3_bucket}/run"
 
     assert label(f"{here}/manifest.parquet", str(tmp_path / "run")) == 0
     assert label(manifest, run) == 0
 
-    local = {path.name: path.read_bytes() for path in (tmp_path / "run" / "labels").iterdir()}
-    assert objects_below(f"{run}/labels") == local
-    assert len(local) == 3
+    assert objects_below(f"{run}/labels") == files_of(tmp_path / "run")
+    assert len(files_of(tmp_path / "run")) == 3
     assert not objects_below(f"{run}/attempts")
 
     s3_proxy.log.clear()
@@ -109,20 +110,31 @@ def test_imported_folders_and_videos_give_the_labels_of_local_ones(s3_bucket: st
     assert read_labels(f"{s3_bucket}/run").drop(named).equals(labels_of(tmp_path / "run").drop(named))
 
 
-@pytest.mark.parametrize("trouble", ["500", "reset", "cut"])
-def test_frames_that_cannot_be_read_twice_are_read_in_the_end(
-    s3_bucket: str, s3_proxy: S3Proxy, tmp_path: Path, trouble: str
-) -> None:
-    synth(f"{s3_bucket}/clips")
-    assert label(f"{s3_bucket}/clips/manifest.parquet", str(tmp_path / "quiet")) == 0
-    s3_proxy.fail(trouble, 2, method="GET", path="00001.jpg")  # type: ignore[arg-type]
-    s3_proxy.fail(trouble, 2, method="PUT", path="/run/labels/")  # type: ignore[arg-type]
+@pytest.fixture(scope="module")
+def quiet(s3_server: str, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, bytes]]:
+    """A manifest in a bucket, and the files of its labels from a run that nothing disturbed."""
+    import boto3
 
-    assert label(f"{s3_bucket}/clips/manifest.parquet", f"{s3_bucket}/run") == 0
+    bucket, out = f"rayvos-{uuid.uuid4().hex[:12]}", tmp_path_factory.mktemp("quiet")
+    boto3.client("s3", endpoint_url=s3_server).create_bucket(Bucket=bucket)
+    synth(f"s3://{bucket}/clips", "--clips", "6", "--masks", "none")
+    assert label(f"s3://{bucket}/clips/manifest.parquet", str(out)) == 0
+    return f"s3://{bucket}/clips/manifest.parquet", files_of(out)
+
+
+def test_what_cannot_be_read_or_written_twice_is_there_in_the_end(
+    s3_bucket: str, s3_proxy: S3Proxy, quiet: tuple[str, dict[str, bytes]]
+) -> None:
+    manifest, files = quiet
+    for number, trouble in enumerate(get_args(Trouble)):
+        s3_proxy.fail(trouble, 2, method="GET", path=f"{number}/00001.jpg")
+    s3_proxy.fail("500", 2, method="PUT", path="/run/labels/")
+    s3_proxy.fail("reset", 2, method="PUT", path="/run/labels/")
+
+    assert label(manifest, f"{s3_bucket}/run") == 0
 
     assert s3_proxy.failures_left == 0
-    quiet = {path.name: path.read_bytes() for path in (tmp_path / "quiet" / "labels").iterdir()}
-    assert objects_below(f"{s3_bucket}/run/labels") == quiet
+    assert objects_below(f"{s3_bucket}/run/labels") == files
 
 
 def start_driver(manifest: str, out: str) -> subprocess.Popen[str]:
@@ -134,23 +146,21 @@ def start_driver(manifest: str, out: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-def test_two_drivers_at_once_commit_each_unit_once(s3_bucket: str, s3_proxy: S3Proxy, tmp_path: Path) -> None:
-    synth(f"{s3_bucket}/clips", "--clips", "6")
-    manifest = f"{s3_bucket}/clips/manifest.parquet"
-    assert label(manifest, str(tmp_path / "quiet")) == 0
+def test_two_drivers_at_once_commit_each_unit_once(
+    s3_bucket: str, s3_proxy: S3Proxy, quiet: tuple[str, dict[str, bytes]]
+) -> None:
+    manifest, files = quiet
 
     drivers = [start_driver(manifest, f"{s3_bucket}/run") for _ in range(2)]
     ends = [driver.communicate(timeout=100) for driver in drivers]
 
     assert [driver.returncode for driver in drivers] == [0, 0], ends
-    quiet = {path.name: path.read_bytes() for path in (tmp_path / "quiet" / "labels").iterdir()}
-    assert objects_below(f"{s3_bucket}/run/labels") == quiet
+    assert objects_below(f"{s3_bucket}/run/labels") == files
     written = puts(s3_proxy, "/run/labels/")
-    assert len(written) == 6
+    assert len(written) == len(files) == 6
     assert set(written.values()) == {1}
     assert RunFolder(f"{s3_bucket}/run").read_run_json()["state"] == "done"
     assert not objects_below(f"{s3_bucket}/run/attempts")
-    assert read_labels(f"{s3_bucket}/run").equals(labels_of(tmp_path / "quiet"))
 
 
 def test_credentials_inside_urls_stay_out_of_the_record(tmp_path: Path) -> None:
