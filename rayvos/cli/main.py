@@ -73,11 +73,35 @@ def build_app(words: Sequence[str]) -> App:
     ) -> Any:
         set_up_logging(logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING, as_json=log_json)
         if config is not None:
-            # Keys are the command's option names; cyclopts refuses unknown ones and names the file.
-            app.config = (cyclopts.config.Yaml(config, must_exist=True, use_commands_as_keys=False),)
+            app.config = (_read_options(config),)
         return app(tokens, exit_on_error=False, print_error=True)
 
     return app
+
+
+def _read_options(path: str) -> cyclopts.config.Dict:
+    """Return the options of a YAML file; cyclopts refuses keys that are no option of the command, naming the file.
+
+    Raises:
+        UsageError: it is no YAML mapping of options.
+        StorageError: it cannot be read.
+    """
+    import yaml
+
+    from rayvos import storage
+
+    try:
+        found = yaml.safe_load(storage.read_bytes(path))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {path}: expected YAML: {error}") from error
+    found = {} if found is None else found
+    if not isinstance(found, dict):
+        raise UsageError(f"--config {path}: expected 'option: value' lines, found a {type(found).__name__}")
+    options = {str(key): value for key, value in found.items()}
+    for key in options:
+        if key in COMMANDS:  # cyclopts would pass over it
+            raise UsageError(f"--config {path}: expected options, found the command {key!r}; write its options alone")
+    return cyclopts.config.Dict(options, use_commands_as_keys=False, source=path)
 
 
 class _JsonFormatter(logging.Formatter):
