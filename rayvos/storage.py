@@ -13,6 +13,7 @@ import errno
 import logging
 import os
 import random
+import sys
 import tempfile
 import time
 import uuid
@@ -20,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar
+from urllib.parse import urlsplit
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -51,6 +53,9 @@ ATTEMPTS = 5  # an object store's short outages end within the some seconds that
 FIRST_WAIT_S = 0.2
 # What a second attempt cannot heal: the caller, the name or the rights are wrong, not the moment.
 FINAL_ERRNOS = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG}
+# What the libraries behind URLs raise besides OSError, by the module that must be loaded for it.
+LIBRARY_ERRORS = (("aiohttp", "ClientError"), ("botocore.exceptions", "BotoCoreError"))
+BUSY_STATUS = {408, 425, 429}  # of HTTP; like 5xx, they say "later"
 
 
 def is_url(path: str) -> bool:
@@ -65,6 +70,7 @@ def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
         UsageError: no file system is known for the URL's scheme.
     """
     try:
+        urlsplit(path if is_url(path) else "")
         fs, inner = fsspec.url_to_fs(os.fspath(path))
     except (ValueError, ImportError) as error:
         raise UsageError(f"{path}: {error}; use a local path or a URL whose scheme fsspec knows") from error
@@ -101,22 +107,39 @@ def naming(path: str, verb: str = "read") -> Iterator[None]:
         ) from error
     except PermissionError as error:
         raise PermissionDeniedError(f"{path}: no permission to {verb} it; check rights or credentials") from error
-    except (OSError, TimeoutError) as error:
-        reason = error.strerror or str(error) or type(error).__name__
+    except _failures() as error:
+        status = getattr(error, "status", None)  # of an HTTP answer
+        if status in (401, 403) or "Credentials" in type(error).__name__:
+            raise PermissionDeniedError(f"{path}: no permission to {verb} it: {error}; check credentials") from error
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise StorageError(f"{path}: could not {verb} it: {reason}") from error
 
 
+def _failures() -> tuple[type[Exception], ...]:
+    """Return the errors by which storage fails; those of a library that is not loaded cannot come up."""
+    loaded = [getattr(sys.modules[module], name) for module, name in LIBRARY_ERRORS if module in sys.modules]
+    return (OSError, *loaded)
+
+
+def _may_heal(error: Exception) -> bool:
+    """Tell whether the same request may succeed a moment later."""
+    if isinstance(error, FileNotFoundError | PermissionError):
+        return False
+    if isinstance(error, OSError):
+        return error.errno not in FINAL_ERRNOS
+    if type(error).__module__.startswith("botocore"):
+        return False  # botocore and s3fs have tried again by themselves
+    status = getattr(error, "status", None)
+    return status is None or status in BUSY_STATUS or status >= 500
+
+
 def retrying(action: Callable[[], T], *, attempts: int = ATTEMPTS, first_wait_s: float = FIRST_WAIT_S) -> T:
-    """Run `action`, again after growing waits while it fails with an `OSError` that may heal."""
+    """Run `action`, again after growing waits while it fails in a way that may heal."""
     for attempt in range(1, attempts + 1):
         try:
             return action()
-        except OSError as error:
-            if (
-                attempt == attempts
-                or error.errno in FINAL_ERRNOS
-                or isinstance(error, FileNotFoundError | PermissionError)
-            ):
+        except _failures() as error:
+            if attempt == attempts or not _may_heal(error):
                 raise
             wait_s = first_wait_s * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
             logger.warning("storage attempt=%d error=%s wait_s=%.2f", attempt, error, wait_s)
