@@ -102,7 +102,9 @@ def _stored_size(data: bytes, where: str) -> tuple[int, int]:
 def _decode(data: bytes, flags: int) -> NDArray[np.uint8] | None:
     try:
         return cv2.imdecode(np.frombuffer(data, np.uint8), flags)  # type: ignore[return-value]
-    except cv2.error:
+    except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:  # the picture is not to blame
+            raise MemoryError(str(error)) from error
         return None
 
 

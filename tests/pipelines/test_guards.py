@@ -9,6 +9,7 @@ import pytest
 
 from rayvos.errors import DecodeError, OutOfMemoryError
 from rayvos.pipelines.guards import ends_the_process, error_code, limited_memory, timeout_of
+from rayvos.video.image_folder import decode_image
 
 
 def raised(error: BaseException, cause: BaseException | None = None) -> BaseException:
@@ -61,3 +62,10 @@ def test_the_time_limit_is_generous_unless_stated() -> None:
     assert timeout_of(1.0, None) == 600
     assert timeout_of(60.0, None) == 1200
     assert timeout_of(60.0, 5.0) == 5
+
+
+def test_a_picture_beyond_the_memory_is_not_called_damaged() -> None:
+    data = cv2.imencode(".png", np.zeros((9500, 9500), np.uint8))[1].tobytes()  # 270 MB of RGB
+
+    with pytest.raises(OutOfMemoryError), limited_memory(1):
+        decode_image(data, "clip 'large' frame 0")
