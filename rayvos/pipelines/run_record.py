@@ -23,7 +23,11 @@ RunState = Literal["running", "stopping", "stopped", "done", "failed"]
 # What decides pixels and bytes: decoders, arithmetic, encoders.
 LIBRARIES = ("rayvos", "ray", "torch", "torchvision", "numpy", "opencv-python", "av", "pycocotools", "pyarrow")
 EARLIER_STARTS = 20  # starts of the driver that are remembered
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]*@")
+_CREDENTIALS = re.compile(
+    r"(?<=://)[^/@\s]*@"  # user name and password
+    r"|(?<=[?&])[^=&\s]*(?:sig|token|secret|key|password|credential)[^=&\s]*=[^&\s]*",  # signed URLs
+    re.IGNORECASE,
+)
 
 
 def configuration_of(engine: Engine, prompts: Prompts) -> dict[str, Any]:
@@ -112,7 +116,7 @@ def _now() -> str:
 
 
 def _without_credentials(value: Any) -> Any:
-    """Return `value` with user names and passwords taken out of all URLs in it."""
+    """Return `value` with user names, passwords, keys and signatures taken out of all URLs in it."""
     if isinstance(value, str):
         return _CREDENTIALS.sub("", value)
     if isinstance(value, Mapping):
