@@ -11,6 +11,7 @@ import io
 import logging
 import math
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ __all__ = ["ActorPool", "Node", "connected", "data_settings", "plan_pool", "read
 
 logger = logging.getLogger(__name__)
 
+CONNECT_TIMEOUT_S = 10.0
 OBJECT_STORE_BYTES = 200_000_000  # receipts only; Ray asks for at least 79 MB
 CPUS_BESIDE_GPU = 4.0  # two or three decode, one drives the GPU, one encodes now and then
 SHARE_OF_MEMORY = 0.9  # of what Ray counts as a machine's memory; the rest is the driver's and Ray's own
@@ -89,19 +91,34 @@ def connected(address: str, *, least_cpus: float = 0) -> Iterator[None]:
         "include_dashboard": False,
     }
     try:
+        _check_answers(address)
         with quiet_start():
             ray.init(
                 address=address, log_to_driver=False, logging_level=logging.ERROR,
                 **(local if address == "local" else {}),
             )  # fmt: skip
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        raise RunError(f"Ray at {address!r}: could not connect: {error}; check --address and RAY_ADDRESS") from error
+    except (OSError, RuntimeError, ValueError) as error:
+        hint = "check --address and RAY_ADDRESS"
+        if address == "local":  # Ray keeps a token in the home folder
+            hint = "where the home folder cannot be written, set RAY_AUTH_MODE=disabled"
+        raise RunError(f"Ray at {address!r}: could not start or connect: {error}; {hint}") from error
     try:
         with quiet_driver():
             yield
     finally:
         with redirect_stdout(io.StringIO()):  # Ray prints here what it held back as repeated
             ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Fail at once where nobody listens; Ray itself would try for minutes.
+
+    Raises:
+        OSError: nobody does.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
 
 
 def read_nodes() -> list[Node]:

@@ -168,3 +168,16 @@ def test_wrong_options_discard_nothing(manifest: Path, tmp_path: Path) -> None:
     assert main([*words, "--overwrite", "--option", "treshold=3"]) == 2
 
     assert labels_of(tmp_path / "out").num_rows == 36
+
+
+@pytest.mark.slow
+def test_an_address_where_no_cluster_answers_is_named_at_once(manifest: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from rayvos.cli.main import run; run()", "label", str(manifest)]
+    command += ["-o", str(tmp_path / "out"), "--engine", ENGINE, "--address", "127.0.0.1:9"]
+
+    done = subprocess.run(
+        command, env=worker_environment(), cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert done.returncode == 1
+    assert "Ray at '127.0.0.1:9': could not start or connect" in done.stderr
