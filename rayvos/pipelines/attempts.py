@@ -22,10 +22,11 @@ import logging
 import os
 import socket
 import tempfile
+import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -40,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 UNIT = "unit"
 NOTE_PREFIX = "rayvos-note-"
+OLD_NOTE_S = 2 * 24 * 3600.0  # no clip is in work for so long
 TIMEOUT_WORDS = "Timeout ("  # how faulthandler's watchdog begins
 
 
@@ -51,6 +53,7 @@ class WorkerNote:
     """
 
     def __init__(self) -> None:
+        _sweep_notes()
         handle, path = tempfile.mkstemp(prefix=NOTE_PREFIX, suffix=".txt")
         self.name = Path(path).name
         # Unbuffered: nothing of it may be lost with the process.
@@ -73,6 +76,14 @@ def _note_path(name: str) -> Path | None:
     if "/" in name or not name.startswith(NOTE_PREFIX):
         return None
     return Path(tempfile.gettempdir()) / name
+
+
+def _sweep_notes() -> None:
+    """Remove notes of workers that were ended from outside and whose unit nobody took up again."""
+    for path in Path(tempfile.gettempdir()).glob(f"{NOTE_PREFIX}*"):
+        with suppress(OSError):  # another user's, or another worker was faster
+            if time.time() - path.stat().st_mtime > OLD_NOTE_S:
+                path.unlink()
 
 
 def _remove_note(name: str) -> None:

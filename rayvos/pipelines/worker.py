@@ -51,6 +51,7 @@ logger = logging.getLogger(__name__)
 
 COMMIT_TIMEOUT_S = 900.0  # storage retries for some seconds by itself; beyond this it hangs
 TRACEBACK_CHARACTERS = 4000  # the end of it, which names the place
+LAST_WORDS_CHARACTERS = 16_000  # of all threads; the one in question may come last
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +284,7 @@ def _condemned_letter(piece: Piece, history: History, index: int) -> DeadLetter:
         frame_stop=piece.frame_stop,
         error=code,
         message=message,
-        traceback=words[:TRACEBACK_CHARACTERS],
+        traceback=words[:LAST_WORDS_CHARACTERS],
         attempts=deaths,
     )
 

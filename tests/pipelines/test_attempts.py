@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -131,3 +133,15 @@ def test_workers_that_start_well_leave_nothing(run: RunFolder) -> None:
             pass
 
     assert not list(Path(starts_folder(run, "now")).iterdir())
+
+
+def test_notes_that_nobody_needs_any_more_are_swept(note: WorkerNote) -> None:
+    kept = Path(tempfile.gettempdir()) / note.name
+    old = kept.with_name(kept.name.replace(".txt", "-old.txt"))
+    old.touch()
+    os.utime(old, (0, 0))
+
+    WorkerNote().file.close()
+
+    assert kept.exists()
+    assert not old.exists()
