@@ -136,21 +136,20 @@ def test_an_interrupted_run_goes_on_with_the_units_that_are_left(run, manifest):
     assert {u.unit_id for u in second.todo} == {u.unit_id for u in first.todo[3:]}
 
 
-def test_only_corrected_and_added_clips_are_done_again(run, tmp_path, manifest):
+def test_only_corrected_and_added_clips_are_done_again(run, tmp_path):
+    manifest, changed = str(tmp_path / "clips.parquet"), str(tmp_path / "changed.parquet")
+    write_manifest((make_clip(f"clip-{i:03d}") for i in range(1000)), manifest)
     work(run, plan_run(run, manifest, PlannedEngine()).todo)
-    clips = [make_clip(f"clip-{i:03d}", shift=1.0 if i in (7, 50, 93) else 0.0) for i in range(100)]
-    clips += [make_clip(f"new-{i}") for i in range(5)]
-    changed = str(tmp_path / "changed.parquet")
-    write_manifest(clips, changed)
+    clips = [make_clip(f"clip-{i:03d}", shift=1.0 if i in (7, 500, 993) else 0.0) for i in range(1000)]
+    write_manifest([*clips, *(make_clip(f"new-{i}") for i in range(5))], changed)
 
     plan = plan_run(run, changed, PlannedEngine())
     work(run, plan.todo)
 
-    expected = {"clip-007", "clip-050", "clip-093", *(f"new-{i}" for i in range(5))}
-    assert pieces_of(plan.todo) == expected
+    assert pieces_of(plan.todo) == {"clip-007", "clip-500", "clip-993", *(f"new-{i}" for i in range(5))}
     labels = read_labels(run.path)
-    assert labels.num_rows == 105 * 10
-    assert len(set(zip(labels["clip_id"].to_pylist(), labels["frame"].to_pylist(), strict=True))) == 105 * 10
+    assert labels.num_rows == 1005 * 10
+    assert len(set(zip(labels["clip_id"].to_pylist(), labels["frame"].to_pylist(), strict=True))) == 1005 * 10
 
 
 def test_readers_see_the_corrected_labels_and_not_the_older_ones(run, tmp_path, manifest):
