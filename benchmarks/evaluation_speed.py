@@ -34,7 +34,7 @@ from rayvos.evaluation.outlines import boundary_radius
 from rayvos.evaluation.png_source import open_pngs
 from rayvos.evaluation.protocols import Davis2017
 from rayvos.evaluation.scoring import evaluate
-from rayvos.evaluation.tasks import run_here, run_in_processes
+from rayvos.evaluation.tasks import keep_freed_memory, run_here, run_in_processes
 
 HEIGHT, WIDTH, NUM_OBJECTS = 480, 854, 3
 Ids = NDArray[np.uint8]
@@ -137,6 +137,7 @@ def measure_one_core(folder: Path, clips: list[str], rounds: int) -> dict[str, f
     def decode() -> list[tuple[Ids, Ids]]:
         return [(read_label_map(str(truth)).ids, read_label_map(str(mask)).ids) for truth, mask in files]
 
+    keep_freed_memory()  # as `evaluate` does; it serves both sides
     frames = decode()
     plain, ours = np.array(plain_side(frames, disk)), np.array(our_side(frames, radius))
     assert np.abs(plain - ours).max() <= 1e-12, "both sides must give the same numbers"

@@ -10,10 +10,11 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Protocol, TypeVar
 
 import cv2
+import numpy as np
 
 from rayvos.errors import RunError, UsageError
 
-__all__ = ["TaskMap", "run_here", "run_in_processes"]
+__all__ = ["TaskMap", "keep_freed_memory", "run_here", "run_in_processes"]
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -34,6 +35,7 @@ class TaskMap(Protocol):
 
 def run_here(worker: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[tuple[int, Result]]:
     """Apply the worker in this process, in order."""
+    keep_freed_memory()
     for position, task in enumerate(tasks):
         yield position, worker(task)
 
@@ -71,8 +73,20 @@ def run_in_processes(num_workers: int) -> TaskMap:
 _worker: list[Callable[[Any], Any]] = []  # of this process: a pool has no other place for what all its tasks share
 
 
+def keep_freed_memory() -> None:
+    """Make the allocator keep up to 62 MB of freed memory instead of returning it to the system each time.
+
+    Scoring allocates and frees some ten buffers of an image's size per frame. glibc maps and unmaps each of them anew,
+    at 160 page faults a frame of 480x854 and an eighth of the CPU time, until a block as large as this was freed once.
+    Other allocators are not affected.
+    """
+    block = np.empty(31 << 20, np.uint8)  # glibc's limit for the threshold is 32 MB; the pages are never touched
+    del block
+
+
 def _start(pickled: bytes) -> None:
     cv2.setNumThreads(1)
+    keep_freed_memory()
     _worker[:] = [pickle.loads(pickled)]
 
 

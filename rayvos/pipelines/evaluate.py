@@ -16,7 +16,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from rayvos.errors import RayvosError, RunError
-from rayvos.evaluation.tasks import TaskMap
+from rayvos.evaluation.tasks import TaskMap, keep_freed_memory
 
 __all__ = ["run_on_ray"]
 
@@ -34,6 +34,7 @@ class _Scorer:
         import cv2
 
         cv2.setNumThreads(1)
+        keep_freed_memory()
         self._worker = worker
 
     def work(self, task: Any) -> Any:
