@@ -67,8 +67,13 @@ def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """Return the file system of `path` and the path inside it.
 
     Raises:
-        UsageError: no file system is known for the URL's scheme.
+        UsageError: the path is empty, or no file system is known for the URL's scheme.
+        MissingPathError: it holds a NUL byte, which no file's name does.
     """
+    if not path:  # an unset variable of a script; taken for a folder it would be the root of the disk
+        raise UsageError("expected a path or URL, found an empty one")
+    if "\0" in path:
+        raise MissingPathError(f"{path!r}: nothing is there: no path holds a NUL byte; correct the name")
     try:
         urlsplit(path if is_url(path) else "")
         fs, inner = fsspec.url_to_fs(os.fspath(path))
@@ -86,7 +91,13 @@ def local_path(path: str) -> Path | None:
 
 
 def join(folder: str, *names: str) -> str:
-    """Join a folder's path or URL and the names below it with forward slashes."""
+    """Join a folder's path or URL and the names below it with forward slashes.
+
+    Raises:
+        UsageError: the folder's path is empty.
+    """
+    if not folder:
+        raise UsageError("expected the path or URL of a folder, found an empty one")
     return "/".join([folder.rstrip("/") or "/", *(name.strip("/") for name in names)])
 
 

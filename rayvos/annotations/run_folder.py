@@ -81,7 +81,7 @@ class RunFolder:
     """Paths and small files of one run folder, local or remote."""
 
     def __init__(self, path: str) -> None:
-        self.path = path.rstrip("/") or "/"
+        self.path = path.rstrip("/") or path[:1]
 
     def labels_file(self, unit_id: str) -> str:
         """Return the path of a unit's labels."""

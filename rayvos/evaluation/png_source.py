@@ -12,12 +12,13 @@ from typing import Any
 from rayvos import storage
 from rayvos.annotations.formats.label_maps import decode_label_map
 from rayvos.annotations.frame_listing import natural_key
-from rayvos.errors import DecodeError, FormatError, MissingPathError
+from rayvos.errors import DecodeError, FormatError, ImageTooLargeError, MissingPathError
 from rayvos.evaluation.mask_frames import LabelMapFrame
 from rayvos.evaluation.sources import positions_of_names
 
 __all__ = ["PngClip", "PngSource", "open_pngs"]
 
+LARGEST_PNG = 256 << 20  # bytes unpacked; a label map of 100 megapixels that nothing compresses is smaller
 RESOLUTIONS = ("480p", "Full-Resolution", "1080p")  # DAVIS keeps each resolution in a folder of its own
 
 
@@ -72,11 +73,22 @@ class _Zip:
         return f"{self.path}/{name}" if name else self.path
 
     def read(self, name: str) -> bytes:
-        """Return a file's bytes."""
+        """Return a file's bytes.
+
+        Raises:
+            DecodeError: it is damaged, encrypted, or packed in a way that Python cannot undo.
+            ImageTooLargeError: it would unpack to more than any label map holds.
+        """
         try:
             with storage.naming(self.place(name)):
-                return self._open().read(name)
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+                archive = self._open()
+                size = archive.getinfo(name).file_size  # no more than that is unpacked
+                if size > LARGEST_PNG:
+                    raise ImageTooLargeError(
+                        f"{self.place(name)}: {size} bytes unpacked, at most {LARGEST_PNG}; this is no label map"
+                    )
+                return archive.read(name)
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
             raise DecodeError(f"{self.place(name)}: damaged in the archive: {error}; copy the zip again") from error
 
     def children(self, folder: str) -> list[str]:
@@ -175,7 +187,7 @@ def open_pngs(path: str, *, annotations: str = "Annotations", resolution: str | 
         MissingPathError: the path leads to nothing.
         FormatError: there is no PNG file below it, or no folder of that resolution.
     """
-    root = _Zip(path) if path.lower().endswith(".zip") else _Folder(path.rstrip("/") or "/")
+    root = _Zip(path) if path.lower().endswith(".zip") else _Folder(path.rstrip("/") or path[:1])
     children = root.children("")
     if not children:
         raise MissingPathError(f"{path}: nothing is there; expected a folder or zip of <clip>/<frame>.png")
