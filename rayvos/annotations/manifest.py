@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rayvos import storage
@@ -34,6 +35,16 @@ __all__ = [
 ROWS_PER_GROUP = 256
 ITEMS_PER_GROUP = 50_000  # prompts of a row group: some MB, read at once by the actor that needs one of its clips
 MAX_CLIP_ID = 200  # file systems allow 255 bytes a name; exports add suffixes
+# What may not be null; anything else may. Other programs write manifests, too.
+_NEEDED = ("source", "height", "width", "num_frames")
+_NEEDED_INSIDE = {
+    "source": ("kind", "uri"),
+    "objects": ("object_id",),
+    "boxes": ("object_id", "frame", "x0", "y0", "x1", "y1", "visible"),
+    "masks": ("object_id", "frame", "machine_made"),
+    "points": ("object_id", "frame", "x", "y", "label"),
+    "traces": ("object_id", "frame", "x", "y"),
+}
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]")
 
 
@@ -70,10 +81,12 @@ def check_clip(clip: Clip) -> Clip:
     Raises:
         IdError: an object id is below 1, listed twice, used but not listed, or has two boxes or masks on one frame.
         BoxError: a visible box is not finite, inverted, of zero area, or wholly outside the frame.
-        FormatError: a frame index is outside the clip, or the clip has no frames or no size.
+        FormatError: a frame index is outside the clip, or the clip has no frames, no size or no known kind of source.
     """
     where = f"clip {clip.clip_id!r}"
     check_clip_id(clip.clip_id)
+    if clip.source.kind not in ("images", "video"):
+        raise FormatError(f"{where}: expected a source of kind 'images' or 'video', found {clip.source.kind!r}")
     if clip.num_frames < 1 or clip.height < 1 or clip.width < 1:
         raise FormatError(
             f"{where}: expected frames and a size, found {clip.num_frames} frames of {clip.height}x{clip.width}; "
@@ -234,15 +247,19 @@ def write_manifest(clips: Iterable[Clip], path: str) -> int:
 class ManifestFile:
     """A manifest opened for reading, whole or by row.
 
+    Args:
+        path: path or URL.
+        data: the file's bytes, where they were read before; `path` then only names them.
+
     Raises:
         StorageError: the path cannot be read.
         FormatError: it is no Parquet file.
         SchemaError: it is no manifest, or one of a newer rayvos.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, data: bytes | None = None) -> None:
         self.path = path
-        file = storage.open_input(path)
+        file = storage.open_input(path) if data is None else io.BytesIO(data)
         try:
             self._parquet = pq.ParquetFile(file)
         except (pa.ArrowInvalid, OSError) as error:
@@ -260,7 +277,7 @@ class ManifestFile:
     def __iter__(self) -> Iterator[Clip]:
         """Yield the clips in file order; one row group is in memory at a time."""
         for group in range(len(self._starts) - 1):
-            for row in self._parquet.read_row_group(group).to_pylist():
+            for row in self._read_group(group).to_pylist():
                 yield row_to_clip(row)
 
     def read_rows(self, rows: Sequence[int]) -> Iterator[tuple[int, Clip]]:
@@ -270,7 +287,34 @@ class ManifestFile:
             start, stop = self._starts[group], self._starts[group + 1]
             local = [row - start for row in wanted if start <= row < stop]
             if local:
-                for position, row in zip(
-                    local, self._parquet.read_row_group(group).take(local).to_pylist(), strict=True
-                ):
+                rows_of_group = self._read_group(group).take(local).to_pylist()
+                for position, row in zip(local, rows_of_group, strict=True):
                     yield start + position, row_to_clip(row)
+
+    def _read_group(self, group: int) -> pa.Table:
+        """Return a row group in which nothing is null that must not be.
+
+        Raises:
+            FormatError: the file is damaged, or something is missing.
+        """
+        try:
+            table = self._parquet.read_row_group(group)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise FormatError(f"{self.path}: damaged: {error}; copy it again, or import the clips again") from error
+        for name in _NEEDED:
+            self._refuse_null(name, pc.is_null(table.column(name)), self._starts[group])
+        for name, fields in _NEEDED_INSIDE.items():
+            column = table.column(name)
+            nested = pa.types.is_list(column.type)
+            items, parents = (pc.list_flatten(column), pc.list_parent_indices(column)) if nested else (column, None)
+            for field in fields:
+                missing = pc.is_null(pc.struct_field(items, field))
+                self._refuse_null(f"{name}.{field}", missing, self._starts[group], parents)
+        return table
+
+    def _refuse_null(self, name: str, missing: pa.ChunkedArray, start: int, parents: Any = None) -> None:
+        if not pc.any(missing).as_py():
+            return
+        position = pc.index(missing, True).as_py()
+        row = start + (position if parents is None else parents[position].as_py())
+        raise FormatError(f"{self.path} row {row}: {name} is null; give it a value, or leave the clip out")

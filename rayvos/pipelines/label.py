@@ -144,6 +144,7 @@ def run_label(job: LabelJob, *, on_progress: Callable[[LabelProgress], None] | N
     engine = job.engine.load()
     configuration = configuration_of(engine, job.prompts)
     if job.overwrite:
+        plan_only(job)  # a manifest that cannot be used must not cost the run that is there
         discard_run(job.out)
     check_same_configuration(run, configuration)
     plan = plan_run(

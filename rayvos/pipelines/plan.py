@@ -159,13 +159,12 @@ def plan_run(
     stored = _find_stored(run, digest, job, selection)
     if stored is not None and not (retry_failed and _dead_pieces(run, stored.committed)):
         return stored
-    storage.create_if_absent(run.manifest_file(digest), data)
-    del data
     plan = make_plan(
-        run, run.manifest_file(digest), engine,
-        digest=digest, prompts=prompts, clip_ids=clip_ids, limit=limit, selection=selection,
+        run, manifest, engine,
+        data=data, digest=digest, prompts=prompts, clip_ids=clip_ids, limit=limit, selection=selection,
         retry_failed=retry_failed, unit_s=unit_s,
     )  # fmt: skip
+    storage.create_if_absent(run.manifest_file(digest), data)
     return store_plan(run, plan)
 
 
@@ -210,6 +209,7 @@ def make_plan(
     manifest: str,
     engine: Engine,
     *,
+    data: bytes | None = None,
     digest: str = "",
     prompts: Prompts = "all",
     clip_ids: Collection[str] | None = None,
@@ -218,7 +218,7 @@ def make_plan(
     retry_failed: bool = False,
     unit_s: float = UNIT_S,
 ) -> RunPlan:
-    """Return a new plan without storing it; the options are those of `plan_run`.
+    """Return a new plan without storing it; `data` are the bytes of the manifest, the other options as in `plan_run`.
 
     Raises:
         InputError: the manifest holds no clip (of those asked for).
@@ -231,7 +231,7 @@ def make_plan(
     dead = _dead_pieces(run, committed) if retry_failed else set()
     rows: list[_Row] = []
     unsplit: list[tuple[int, float]] = []  # (position in rows, cost) of new clips, cut once the total is known
-    for manifest_row, clip in _chosen(ManifestFile(manifest), clip_ids, limit):
+    for manifest_row, clip in _chosen(ManifestFile(manifest, data), clip_ids, limit):
         used = select_prompts(clip, prompts)
         fingerprint = clip_fingerprint(used, job)
         cost_s = _cost_s(used, needs)
