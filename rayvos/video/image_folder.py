@@ -60,6 +60,8 @@ def decode_image(
     """
     stored = _stored_size(data, where)
     (limits or DecodeLimits()).check_pixels(*stored, where)
+    if size is not None and size not in (stored, stored[::-1]):  # no turn helps; a bomb is not unpacked for nothing
+        raise _wrong_size(stored, size, where)
     # The last scan of a whole JPEG is followed by the end marker; a thumbnail's marker comes before the scan.
     cut = data[:2] == b"\xff\xd8" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
     image = None if cut else _decode(data, cv2.IMREAD_COLOR_RGB)
@@ -68,11 +70,15 @@ def decode_image(
     if image is None:
         raise DecodeError(f"{where}: the picture of {len(data)} bytes is cut off or damaged; copy the file again")
     if size is not None and image.shape[:2] != size:
-        raise FrameSizeError(
-            f"{where}: image is {image.shape[0]}x{image.shape[1]} but the manifest says {size[0]}x{size[1]}; "
-            "re-import the clip, or fix height and width in the manifest"
-        )
+        raise _wrong_size(image.shape[:2], size, where)
     return image
+
+
+def _wrong_size(found: tuple[int, ...], size: tuple[int, int], where: str) -> FrameSizeError:
+    return FrameSizeError(
+        f"{where}: image is {found[0]}x{found[1]} but the manifest says {size[0]}x{size[1]}; "
+        "re-import the clip, or fix height and width in the manifest"
+    )
 
 
 def _stored_size(data: bytes, where: str) -> tuple[int, int]:
