@@ -18,10 +18,8 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any, Literal, cast
 
 import cv2
@@ -31,6 +29,7 @@ from numpy.typing import NDArray
 
 from rayvos.annotations.records import Box, Clip
 from rayvos.engines.base import EngineNeeds, FrameReader, Label
+from rayvos.engines.devices import find_device, single_threads
 from rayvos.engines.scores import mean_margin, predicted_iou
 from rayvos.errors import UsageError, WeightsError, choose
 from rayvos.masks.agreement import box_agreement
@@ -156,7 +155,7 @@ class Box2SegEngine:
 
     def needs(self) -> EngineNeeds:
         """Return what planning and scheduling must know; seconds measured with backbone `tiny` at 385x385."""
-        on_gpu = _device(self._device_name, check=False).type == "cuda"
+        on_gpu = find_device(self._device_name, check=False).type == "cuda"
         return EngineNeeds(
             halo=0,
             seconds_per_frame=0.004,
@@ -177,9 +176,9 @@ class Box2SegEngine:
             InputError: a frame cannot be read.
             UsageError: the device does not exist here.
         """
-        device = _device(self._device_name)
+        device = find_device(self._device_name)
         self._network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        with _workers(device) as (pool, num_workers):
+        with single_threads(device, "box2seg") as (pool, num_workers):
             pending: deque[tuple[_Batch, Future[list[_Found]]]] = deque()
             for batch in self._batches(clip, images, frames, device):
                 pending.append((batch, pool.submit(self._segment, batch, device)))
@@ -269,29 +268,6 @@ class Box2SegEngine:
             "margin": mean_margin(fitted, inside),
         }
         return _Found(mask, quality)
-
-
-def _device(name: str, *, check: bool = True) -> torch.device:
-    """Return the device a name means on this machine."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if check and name.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f"device {name!r}: torch finds no GPU on this machine; use cpu or auto")
-    return torch.device(name)
-
-
-@contextmanager
-def _workers(device: torch.device) -> Iterator[tuple[ThreadPoolExecutor, int]]:
-    """Give threads for batches: as many as torch may use here, each computing alone; none is left behind."""
-    num_threads = torch.get_num_threads()
-    alone = partial(torch.set_num_threads, 1) if device.type == "cpu" else None
-    pool = ThreadPoolExecutor(num_threads, "box2seg", initializer=alone)
-    try:
-        yield pool, num_threads
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        # The workers' setting is theirs alone in OpenMP, but the default of threads that are still to come.
-        torch.set_num_threads(num_threads)
 
 
 def _labels(batch: _Batch, answer: Future[list[_Found]], clip: Clip) -> Iterator[Label]:

@@ -24,6 +24,7 @@ __all__ = ["ENGINES", "EngineChoice", "load_engine", "parse_options"]
 ENGINES = {
     "box2seg": "rayvos.engines.box2seg:Box2SegEngine",
     "cut": "rayvos.engines.cut:CutEngine",
+    "sta": "rayvos.engines.sta:StaEngine",
 }
 """The engines that come with rayvos: name → place."""
 

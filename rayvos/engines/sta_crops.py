@@ -179,6 +179,10 @@ def label_map(
     filled = [(part, start) for part, start in parts if part.size]
     if not filled:
         return labels
+    if len(parts) == 1:
+        (part, (top, left)) = filled[0]
+        labels[top : top + part.shape[0], left : left + part.shape[1]] = part > 0
+        return labels
     y0, x0 = (min(start[axis] for _, start in filled) for axis in range(2))
     y1, x1 = (max(start[axis] + part.shape[axis] for part, start in filled) for axis in range(2))
     logits = np.full((len(parts), y1 - y0, x1 - x0), OUTSIDE, np.float32)

@@ -9,16 +9,21 @@ import numpy as np
 import pytest
 import torch
 
+from rayvos.annotations.records import Box, Clip, ClipSource, ObjectInfo
+from rayvos.engines.sta import StaConfig, StaEngine
 from rayvos.engines.sta_crops import cut_crop, paint_box, paste_logits, place_crop
+from rayvos.engines.sta_windows import Sampling, plan_jobs, window_of
 from rayvos.models.sta import STA, normalise_bgr
 from rayvos.models.sta_solver import correlate, solve
-from tests.goldens.sta_cases import GOLDENS, formula_network, load_case, manifest
+from rayvos.models.weights import save_weights
+from tests.goldens.sta_cases import GOLDENS, formula_network, formula_state, load_case, manifest
 
 if not GOLDENS.is_dir():
     pytest.skip(f"no golden files at {GOLDENS}; set RAYVOS_GOLDENS", allow_module_level=True)
 NET_CASES = sorted(path.name for path in GOLDENS.glob("net_*.npz"))
 TRAIN_CASES = sorted(path.name for path in GOLDENS.glob("train_*.npz"))
 E2E_CASES = sorted(path.name for path in GOLDENS.glob("e2e_*.npz"))
+WINDOWS = json.loads((GOLDENS / "windows.json").read_text())["cases"]
 GEOMETRY = json.loads((GOLDENS / "crop_geometry.json").read_text())["inference"]
 # float32 sums in another order: the reference itself is this far from float64, times 20 (specification of STA).
 # The second code is made of the first logits, and so is as far from float64 as they make it: 7e-6 in the reference.
@@ -70,13 +75,17 @@ def window(request):
         x, e1, w1 = (by_object(maps, num_frames) for maps in (code.x_BDhw, code.e_BChw, code.w_BChw))
         steps = meta["num_iter"]
         first = solve(x, e1, w1, network.target_model.strength, steps=steps, keep_filters=True)
-        logits1 = network.decode(code, first.response_STChw.transpose(0, 1).flatten(0, 1), (height, width))
+        logits1 = network.decode(
+            code.levels, code.pooled_BC11, first.response_STChw.transpose(0, 1).flatten(0, 1), (height, width)
+        )
         e2, w2 = network.encode_masks(logits1)
         second_strength = network.target_model_segm.strength
         second = solve(
             x, by_object(e2, num_frames), by_object(w2, num_frames), second_strength, steps=steps, keep_filters=True
         )
-        logits2 = network.decode(code, second.response_STChw.transpose(0, 1).flatten(0, 1), (height, width))
+        logits2 = network.decode(
+            code.levels, code.pooled_BC11, second.response_STChw.transpose(0, 1).flatten(0, 1), (height, width)
+        )
         whole = network(
             images.reshape(num_frames, num_objects, *images.shape[1:]),
             painted.reshape(num_frames, num_objects, height, width),
@@ -266,3 +275,61 @@ def test_the_first_crop_shows_the_official_pixels(name):
     assert_close(resized, data["rec_crop_rgb_first"], 1e-3, "crop")
     assert list(crop.area) == data["rec_crop_rect_y0x0y1x1"][position].tolist()
     assert manifest()["cases"][name.removesuffix(".npz")] == meta
+
+
+def test_windows_hold_the_official_frames():
+    assert WINDOWS
+    for case in WINDOWS:
+        visible = {frame for frame, shown in enumerate(case["visible"]) if shown}
+        num_frames, sampling = case["num_frames"], Sampling(case["T"], case["interval"])
+        found = {frame: window_of(frame, visible, 0, num_frames, sampling) for frame in visible}
+
+        # Position 0 is where the object appears, even where the table says that it is not visible there.
+        expected = {frame: tuple(sorted(window)) for frame, window in enumerate(case["windows"]) if window is not None}
+        assert found == expected, case
+        assert len(set(found.values())) == case["distinct"], case
+        if 0 in visible:
+            jobs, labels = plan_jobs({1: visible}, range(num_frames), num_frames, sampling)
+            assert {frame: job.frames for job in jobs for frame in job.labels} == expected
+            assert set(labels) == {(frame, 1) for frame in visible}
+
+
+class _Frames:
+    """Frames in memory, as a reader gives them."""
+
+    def __init__(self, frames):
+        self.frames = frames
+        self.num_frames, self.height, self.width = frames.shape[:3]
+
+    def read(self, frames):
+        for frame in frames:
+            yield frame, self.frames[frame]
+
+
+@pytest.mark.parametrize("name", E2E_CASES)
+def test_the_engine_gives_the_official_labels_of_a_clip(name, tmp_path):
+    data, meta = load_case(name)
+    path = str(tmp_path / "sta.safetensors")
+    save_weights(path, formula_state(meta["salt"], meta["overrides"]), architecture="sta", model={})
+    height, width = meta["frame_hw"]
+    boxes = tuple(
+        Box(number, frame, x, y, x + w, y + h)
+        for number, row in enumerate(data["boxes_xywh"].tolist(), start=1)
+        for frame, (x, y, w, h) in enumerate(row)
+        if w > 0
+    )
+    objects = tuple(ObjectInfo(number) for number in range(1, len(data["boxes_xywh"]) + 1))
+    clip = Clip("golden", ClipSource("images", "memory"), height, width, meta["N"], objects=objects, boxes=boxes)
+    config = StaConfig(
+        window=meta["T"], interval=meta["interval"], iterations=meta["num_iter"], context=meta["scale"],
+        height=meta["crop_hw"][0], width=meta["crop_hw"][1],
+    )  # fmt: skip
+
+    labels = StaEngine(config, weights=path, device="cpu").label(clip, _Frames(data["frames_rgb_u8"]), range(meta["N"]))
+
+    found = np.zeros_like(data["merged_labels"])
+    for label in labels:
+        assert (label.mask is None) == ((label.frame, label.object_id) not in {(b.frame, b.object_id) for b in boxes})
+        if label.mask is not None:
+            found[label.frame][label.mask] = label.object_id
+    assert (found != data["merged_labels"]).sum() <= 2  # pixels whose logit is zero but for rounding

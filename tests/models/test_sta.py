@@ -123,7 +123,7 @@ def test_a_window_of_one_frame_equals_encoding_and_decoding_it_step_by_step(netw
         code = network.encode(image[0], box)
         whole = network(image, box, 5)
         first = network.aggregate(code.x_BDhw[None], code.e_BChw[None], code.w_BChw[None], steps=5, second=False)
-        logits = network.decode(code, first.response_STChw[0], (64, 96))
+        logits = network.decode(code.levels, code.pooled_BC11, first.response_STChw[0], (64, 96))
 
     torch.testing.assert_close(whole.logits1_TSHW[0], logits[0])
 
