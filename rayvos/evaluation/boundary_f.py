@@ -42,11 +42,8 @@ def boundary_f(
         ShapeError: the shapes differ, or are not 2-D.
     """
     truth, mask = check_pair(truth, mask, void)
-    window = window_of(truth | mask)
-    if window is None:
-        return 1.0
     radius = boundary_radius(truth.shape[0], truth.shape[1], bound_th)
-    return outline(np.stack([truth[window], mask[window]]), radius).boundary_f(0, 1)
+    return outline(np.stack([truth, mask]), radius).boundary_f(0, 1)
 
 
 def window_of(drawn: NDArray[np.bool_]) -> Window | None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rayvos.evaluation.boundary_f import Window, window_of
-from rayvos.evaluation.mask_frames import MaskFrame, RleFrame, common_window
-from rayvos.evaluation.outlines import outline
+from rayvos.evaluation.mask_frames import Ids, LabelMapFrame, MaskFrame, RleFrame, common_window
+from rayvos.evaluation.outlines import drawn_part, outline, outline_packed
 
 __all__ = ["JaccardF", "jaccard_of_object", "score_objects", "score_pairs"]
 
@@ -26,6 +25,9 @@ class JaccardF(NamedTuple):
 
 PERFECT = JaccardF(1.0, 1.0)
 
+Packed = tuple[NDArray[np.uint8], int]
+"""Two masks of a part of the image, (2, height, bytes), one bit a pixel, and the columns from its left edge on."""
+
 
 def score_objects(truth: MaskFrame, mask: MaskFrame, object_ids: Sequence[int], radius: int) -> list[JaccardF]:
     """Return J and F of each object; an id that is not drawn is an empty mask.
@@ -36,22 +38,73 @@ def score_objects(truth: MaskFrame, mask: MaskFrame, object_ids: Sequence[int], 
         object_ids: which objects, by the id they have in both.
         radius: of the boundary match, see `boundary_radius`.
     """
-    window = common_window(truth, mask)
-    if window is None:
-        return [PERFECT] * len(object_ids)
-    return [_score_object(truth, mask, object_id, window, radius) for object_id in object_ids]
+    packed: Iterator[Packed | None]
+    if isinstance(truth, LabelMapFrame) and isinstance(mask, LabelMapFrame):
+        packed = _pack_label_maps(truth.ids, mask.ids, object_ids)
+    else:
+        packed = _pack_masks(truth, mask, object_ids)
+    return [PERFECT if found is None else _score_pair(*found, radius) for found in packed]
 
 
-def _score_object(truth: MaskFrame, mask: MaskFrame, object_id: int, window: Window, radius: int) -> JaccardF:
-    rle = truth.rle(object_id)
-    if rle is not None and rle == mask.rle(object_id):
+def _score_pair(pair_2HB: NDArray[np.uint8], width: int, radius: int) -> JaccardF:
+    rows, columns = drawn_part(pair_2HB)
+    pair_2HB, width = pair_2HB[:, rows, columns], width - 8 * columns.start
+    if np.array_equal(pair_2HB[0], pair_2HB[1]):
         return PERFECT
-    pair = truth.cut(object_id, window), mask.cut(object_id, window)
-    inner = window_of(pair[0] | pair[1])
-    if inner is None:
-        return PERFECT
-    outlines = outline(np.stack([pair[0][inner], pair[1][inner]]), radius)
-    return PERFECT if outlines.same(0, 1) else JaccardF(outlines.jaccard(0, 1), outlines.boundary_f(0, 1))
+    outlines = outline_packed(pair_2HB, width, radius)
+    return JaccardF(outlines.jaccard(0, 1), outlines.boundary_f(0, 1))
+
+
+def _pack_label_maps(truth: Ids, mask: Ids, object_ids: Sequence[int]) -> Iterator[Packed]:
+    """Yield truth and prediction of each object.
+
+    Packing costs more than all that follows it, so the bits of the ids are packed, not the masks of the objects: two
+    planes for three objects, three for seven.
+    """
+    num_planes = int(max(truth.max(initial=0), mask.max(initial=0))).bit_length()
+    if num_planes > len(object_ids):  # ids far above their number, void for one
+        for object_id in object_ids:
+            yield np.stack([_pack(truth == object_id), _pack(mask == object_id)]), truth.shape[1]
+        return
+    planes_P2HB = np.stack(
+        [
+            [_pack(ids & (1 << bit) if num_planes > 1 else ids) for ids in (truth, mask)]
+            for bit in range(max(1, num_planes))
+        ]
+    )
+    rows, columns = drawn_part(planes_P2HB.reshape(-1, *planes_P2HB.shape[2:]))
+    planes_P2HB = np.ascontiguousarray(planes_P2HB[:, :, rows, columns])
+    for object_id in object_ids:
+        yield _select(planes_P2HB, object_id), truth.shape[1] - 8 * columns.start
+
+
+def _select(planes_P2HB: NDArray[np.uint8], object_id: int) -> NDArray[np.uint8]:
+    """Return where the planes hold the bits of an id."""
+    if object_id >= 1 << len(planes_P2HB):
+        return np.zeros_like(planes_P2HB[0])
+    chosen = [plane for bit, plane in enumerate(planes_P2HB) if object_id >> bit & 1]
+    found: NDArray[np.uint8] = chosen[0].copy()
+    for plane in chosen[1:]:
+        found &= plane
+    for bit, plane in enumerate(planes_P2HB):
+        if not object_id >> bit & 1:
+            found &= ~plane
+    return found
+
+
+def _pack(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    return np.packbits(pixels, axis=1, bitorder="little")
+
+
+def _pack_masks(truth: MaskFrame, mask: MaskFrame, object_ids: Sequence[int]) -> Iterator[Packed | None]:
+    """Yield truth and prediction of each object; None where both are the same RLE."""
+    image = slice(0, truth.size[0]), slice(0, truth.size[1])
+    for object_id in object_ids:
+        rle = truth.rle(object_id)
+        if rle is not None and rle == mask.rle(object_id):
+            yield None
+        else:
+            yield np.stack([_pack(frame.cut(object_id, image)) for frame in (truth, mask)]), truth.size[1]
 
 
 def jaccard_of_object(truth: MaskFrame, mask: MaskFrame, object_id: int) -> float:
@@ -72,15 +125,13 @@ def score_pairs(truth: MaskFrame, mask: MaskFrame, num_truths: int, num_masks: i
     Returns:
         (num_masks + 1, num_truths, 2): ids 1…num_masks against ids 1…num_truths; the last row is an empty mask's.
     """
-    window = common_window(truth, mask)
+    image = slice(0, truth.size[0]), slice(0, truth.size[1])
     scores = np.ones((num_masks + 1, num_truths, 2))
-    if window is None:
-        return scores
-    layers = [truth.cut(object_id, window) for object_id in range(1, num_truths + 1)]
-    layers += [mask.cut(object_id, window) for object_id in range(1, num_masks + 1)]
+    layers = [truth.cut(object_id, image) for object_id in range(1, num_truths + 1)]
+    layers += [mask.cut(object_id, image) for object_id in range(1, num_masks + 1)]
     layers.append(np.zeros_like(layers[0]))
     stack = np.stack(layers)
-    void = truth.void(window)
+    void = truth.void(image)
     if void is not None:
         stack &= ~void
     outlines = outline(stack, radius)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from rayvos.errors import ShapeError
 
-__all__ = ["BOUND_TH", "Outlines", "boundary_radius", "disk_half_heights", "outline"]
+__all__ = ["BOUND_TH", "Outlines", "boundary_radius", "disk_half_heights", "drawn_part", "outline", "outline_packed"]
 
 BOUND_TH = 0.008  # DAVIS: radius of the boundary match as a share of the image diagonal
 _MAX_SHIFT = 24  # a word of 64 pixels keeps 16 of its own when it also holds 24 neighbours on each side
@@ -53,8 +53,8 @@ def disk_half_heights(radius: int) -> tuple[int, ...]:
 class Outlines:
     """Masks of one window, packed for counting."""
 
-    masks_NHB: NDArray[np.uint8]
-    """(num_masks, height, bytes): one bit a pixel."""
+    masks_NHW: NDArray[np.uint64]
+    """(num_masks, height, words): one bit a pixel, between bytes of background."""
     boundaries_NHW: NDArray[np.uint64]
     """(num_masks, height, words): the boundary pixels."""
     reaches_NHW: NDArray[np.uint64]
@@ -64,18 +64,14 @@ class Outlines:
 
     def jaccard(self, first: int, second: int) -> float:
         """Return the intersection over union of two of the masks; 1 where both are empty."""
-        union = _count(self.masks_NHB[first] | self.masks_NHB[second])
-        return _count(self.masks_NHB[first] & self.masks_NHB[second]) / union if union else 1.0
+        union = _count(self.masks_NHW[first] | self.masks_NHW[second])
+        return _count(self.masks_NHW[first] & self.masks_NHW[second]) / union if union else 1.0
 
     def boundary_f(self, truth: int, mask: int) -> float:
         """Return the boundary measure of `mask` against `truth`."""
         matched_mask = _count(self.boundaries_NHW[mask] & self.reaches_NHW[truth])
         matched_truth = _count(self.boundaries_NHW[truth] & self.reaches_NHW[mask])
         return f_of_counts(int(self.lengths_N[truth]), int(self.lengths_N[mask]), matched_truth, matched_mask)
-
-    def same(self, first: int, second: int) -> bool:
-        """Tell whether two of the masks are equal."""
-        return np.array_equal(self.masks_NHB[first], self.masks_NHB[second])
 
 
 def f_of_counts(num_truth: int, num_mask: int, matched_truth: int, matched_mask: int) -> float:
@@ -95,87 +91,142 @@ def f_of_counts(num_truth: int, num_mask: int, matched_truth: int, matched_mask:
 def outline(masks_NHW: NDArray[np.bool_], radius: int) -> Outlines:
     """Pack masks and find their boundaries and what lies within `radius` of them.
 
+    Args:
+        masks_NHW: (num_masks, height, width), of the whole image.
+        radius: pixels, see `boundary_radius`.
+    """
+    packed_NHB = np.packbits(masks_NHW, axis=2, bitorder="little")
+    rows, columns = drawn_part(packed_NHB)
+    return outline_packed(packed_NHB[:, rows, columns], masks_NHW.shape[2] - 8 * columns.start, radius)
+
+
+def outline_packed(packed_NHB: NDArray[np.uint8], width: int, radius: int) -> Outlines:
+    """Find the boundaries of packed masks and what lies within `radius` of them.
+
     A pixel is boundary where it differs from its right, lower or lower-right neighbour; the last row compares with
     the right one only, the last column with the lower one only, the corner never.
 
     Args:
-        masks_NHW: (num_masks, height, width) of a window of the image. The window holds one row and column of
-            background beside the masks on each side that is not the image's edge, so that its boundaries are the
-            image's.
+        packed_NHB: (num_masks, height, bytes), one bit a pixel, the lowest bit to the left; unused bits are 0. The
+            whole image or a part as `drawn_part` gives it.
+        width: columns of the image from the part's left edge to the image's right edge.
         radius: pixels, see `boundary_radius`.
     """
-    width = masks_NHW.shape[2]
-    packed_NHB = np.packbits(masks_NHW, axis=2, bitorder="little")
-    boundary_NHB = _packed_boundaries(packed_NHB, width)
+    masks_NHB, boundary_NHB = _boundaries(packed_NHB, width, _margin(radius))
     if radius > _MAX_SHIFT:
-        boundary = np.unpackbits(boundary_NHB, axis=2, count=width, bitorder="little")
+        boundary = np.unpackbits(boundary_NHB, axis=2, bitorder="little")
         reach = np.stack([_dilate_pixels(layer, radius) for layer in boundary])
         words_NHW = _words(boundary_NHB, 0)
         reach_NHW = _words(np.packbits(reach, axis=2, bitorder="little"), 0)
     else:
-        spread_NHW = _words(boundary_NHB, radius)
+        margin = _margin(radius)
+        spread_NHW = _words(boundary_NHB, margin)
         reach_NHW = _dilate_words(spread_NHW, radius)
-        margin = 8 * _margin_bytes(radius)
-        own = np.uint64(((1 << (64 - 2 * margin)) - 1) << margin)
+        own = np.uint64(((1 << (64 - 16 * margin)) - 1) << (8 * margin))
         words_NHW = spread_NHW & own
     lengths_N = np.bitwise_count(words_NHW).sum(axis=(1, 2), dtype=np.int64)
-    return Outlines(packed_NHB, words_NHW, reach_NHW, lengths_N)
+    return Outlines(masks_NHB.view(np.uint64), words_NHW, reach_NHW, lengths_N)
 
 
-def _packed_boundaries(packed_NHB: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
-    """Return the boundary maps of packed masks, packed; a bit's right neighbour is the next higher bit."""
-    across: NDArray[np.uint8] = np.right_shift(packed_NHB, 1)
-    across[..., :-1] |= packed_NHB[..., 1:] << 7
-    across ^= packed_NHB
-    across[..., -1] &= (1 << ((width - 1) % 8)) - 1  # the last column has no right neighbour
+def drawn_part(packed_NHB: NDArray[np.uint8]) -> tuple[slice, slice]:
+    """Return rows and bytes around what is drawn, with one row and one byte of background more where there is one.
+
+    With them the part's boundaries are the image's: only the image's own last row and column have no neighbour.
+    """
+    drawn_HB = packed_NHB[0] | packed_NHB[1] if len(packed_NHB) == 2 else np.bitwise_or.reduce(packed_NHB, axis=0)
+    columns = np.flatnonzero(np.bitwise_or.reduce(drawn_HB, axis=0))
+    if columns.size == 0:
+        return slice(0, 1), slice(0, 1)
+    part = slice(max(int(columns[0]) - 1, 0), int(columns[-1]) + 2)
+    rows = np.flatnonzero(drawn_HB[:, part].any(axis=1))
+    return slice(max(int(rows[0]) - 1, 0), int(rows[-1]) + 2), part
+
+
+def _boundaries(packed_NHB: NDArray[np.uint8], width: int, margin: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return masks and their boundary maps in rows that `_words` can cut, at least one byte longer than the masks.
+
+    Args:
+        packed_NHB: a window of the image.
+        width: columns of the image from the window's left edge on.
+        margin: bytes of background in front.
+    """
+    num_masks, height, num_bytes = packed_NHB.shape
+    own = 8 - 2 * margin
+    length = -(-num_bytes // own) * own + 2 * margin + (margin == 0)
+    length += -length % 8  # so that masks can be counted by the word
+    masks = np.zeros((num_masks, height, length), np.uint8)
+    masks[:, :, margin : margin + num_bytes] = packed_NHB
+    # One long row: the right neighbour of a row's end is the next row's beginning, where nothing is drawn, or `spill`.
+    flat = masks.reshape(-1)
+    across: NDArray[np.uint8] = np.right_shift(flat, 1)
+    across[:-1] |= flat[1:] << 7
+    across ^= flat
+    across = across.reshape(masks.shape)
+    spill = margin - 1 if margin else length - 1  # the bit before the first column
+    across[:, :, spill] = 0
+    last, bit = divmod(width - 1, 8)
+    if last < num_bytes:
+        across[:, :, margin + last] &= (1 << bit) - 1  # the image's last column has no right neighbour
     boundary = across.copy()
-    boundary[:, :-1] |= packed_NHB[:, :-1] ^ packed_NHB[:, 1:]
+    boundary[:, :-1] |= masks[:, :-1] ^ masks[:, 1:]
     # Where neither the right nor the lower pixel differs, the lower-right one does if it differs from the lower one.
     boundary[:, :-1] |= across[:, 1:]
-    return boundary
+    return masks, boundary
 
 
-def _margin_bytes(radius: int) -> int:
-    return -(-radius // 8)
+def _margin(radius: int) -> int:
+    """Return the bytes of neighbours that a word holds on each side; 0 where they would not fit."""
+    return -(-radius // 8) if radius <= _MAX_SHIFT else 0
 
 
-def _words(packed_NHB: NDArray[np.uint8], radius: int) -> NDArray[np.uint64]:
-    """Return overlapping words: each holds its own pixels in the middle and `radius` neighbours on both sides.
+def _words(rows_NHB: NDArray[np.uint8], margin: int) -> NDArray[np.uint64]:
+    """Return overlapping words: each holds its own pixels in the middle and `margin` bytes of neighbours on each side.
 
     With them no shift has to carry bits from word to word.
     """
-    num_masks, height, num_bytes = packed_NHB.shape
-    margin = _margin_bytes(radius)
+    num_masks, height, num_bytes = rows_NHB.shape
     own = 8 - 2 * margin
-    num_words = -(-num_bytes // own)
-    rows = np.zeros((num_masks, height, (num_words - 1) * own + 8), np.uint8)
-    rows[:, :, margin : margin + num_bytes] = packed_NHB
+    num_words = (num_bytes - 2 * margin) // own  # what is left over is background
     overlapping = np.lib.stride_tricks.as_strided(
-        rows, (num_masks, height, num_words, 8), (*rows.strides[:2], own, 1), writeable=False
+        rows_NHB, (num_masks, height, num_words, 8), (*rows_NHB.strides[:2], own, 1), writeable=False
     )
     return np.ascontiguousarray(overlapping).view("<u8")[..., 0].astype(np.uint64, copy=False)
 
 
 def _dilate_words(words_NHW: NDArray[np.uint64], radius: int) -> NDArray[np.uint64]:
-    """Return the words dilated by a disk: columns of growing height, each moved one step further to both sides."""
+    """Return the words dilated by a disk.
+
+    The disk is a stack of columns: the highest in the middle, lower ones further out. From the outermost inwards, what
+    was gathered so far is spread to both sides by the columns' width, and the next higher column is added.
+    """
     heights = disk_half_heights(radius)
-    column = words_NHW.copy()
-    height = 0
-    left = right = words_NHW
+    num_rows = words_NHW.shape[1]
+    column = np.zeros((len(words_NHW), num_rows + 2 * radius, words_NHW.shape[2]), np.uint64)
+    column[:, radius : radius + num_rows] = words_NHW
+    length, reached = 1, radius  # pixels of the column so far; how far out it was used
+    found: NDArray[np.uint64] = words_NHW
     for dx in range(radius, -1, -1):
-        while height < heights[dx]:
-            height += 1
-            column[:, height:] |= words_NHW[:, :-height]
-            column[:, :-height] |= words_NHW[:, height:]
-        if dx == radius:
-            left, right = column.copy(), column.copy()
-        else:
-            np.left_shift(left, 1, out=left)
-            np.right_shift(right, 1, out=right)
-            left |= column
-            right |= column
-    left |= right
-    return left
+        if 2 * heights[dx] + 1 == length:
+            continue
+        while length < 2 * heights[dx] + 1:
+            step = min(length, 2 * heights[dx] + 1 - length)
+            column = column[:, :-step] | column[:, step:]
+            length += step
+        found = _spread(found, reached - dx) if reached > dx else found
+        found |= column[:, radius - heights[dx] : radius - heights[dx] + num_rows]
+        reached = dx
+    return found
+
+
+def _spread(words_NHW: NDArray[np.uint64], steps: int) -> NDArray[np.uint64]:
+    """Return the words dilated by so many pixels to the left and to the right."""
+    found, width = words_NHW, 1
+    while width < 2 * steps + 1:
+        step = min(width, 2 * steps + 1 - width)
+        shifted: NDArray[np.uint64] = np.left_shift(found, step)
+        shifted |= found
+        found, width = shifted, width + step
+    return np.right_shift(found, steps, out=found)
 
 
 def _dilate_pixels(boundary: NDArray[np.uint8], radius: int) -> NDArray[np.uint8]:
@@ -185,5 +236,5 @@ def _dilate_pixels(boundary: NDArray[np.uint8], radius: int) -> NDArray[np.uint8
     return np.asarray(cv2.dilate(boundary, disk), dtype=np.uint8)
 
 
-def _count(bits: NDArray[np.uint8] | NDArray[np.uint64]) -> int:
+def _count(bits: NDArray[np.uint64]) -> int:
     return int(np.bitwise_count(bits).sum())
