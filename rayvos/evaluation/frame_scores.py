@@ -58,8 +58,8 @@ def _score_pair(pair_2HB: NDArray[np.uint8], width: int, radius: int) -> Jaccard
 def _pack_label_maps(truth: Ids, mask: Ids, object_ids: Sequence[int]) -> Iterator[Packed]:
     """Yield truth and prediction of each object.
 
-    Packing costs more than all that follows it, so the bits of the ids are packed, not the masks of the objects: two
-    planes for three objects, three for seven.
+    Packing reads whole images, so the bits of the ids are packed, not the masks of the objects: two planes for three
+    objects, three for seven.
     """
     num_planes = int(max(truth.max(initial=0), mask.max(initial=0))).bit_length()
     if num_planes > len(object_ids):  # ids far above their number, void for one

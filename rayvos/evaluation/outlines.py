@@ -5,8 +5,9 @@ evaluators dilate both boundaries by a disk over the whole image. Here a mask is
 one bit a pixel, and the disk is built from shifts: neighbouring columns by shifting words, neighbouring rows by
 shifting slices. Every number is an integer count, hence equal to the official one.
 
-Why so: on a 480x854 frame this takes a tenth of the time of `cv2.dilate` on the same crop for small objects and stays
-ahead for large ones; an exact distance transform or a k-d tree takes longer than the dilation it would replace.
+Why so: for a pair of objects of some 200x200 pixels, radius 8, this dilation takes 0.05 ms where two calls of
+`cv2.dilate` on the same crops take 0.34 ms; on a whole 480x854 frame one call takes 0.8 ms, and OpenCV's exact distance
+transform, which would do as well, 4.4 ms (one core of a shared machine).
 """
 
 from __future__ import annotations

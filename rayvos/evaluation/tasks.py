@@ -77,7 +77,7 @@ def keep_freed_memory() -> None:
     """Make the allocator keep up to 62 MB of freed memory instead of returning it to the system each time.
 
     Scoring allocates and frees some ten buffers of an image's size per frame. glibc maps and unmaps each of them anew,
-    at 160 page faults a frame of 480x854 and an eighth of the CPU time, until a block as large as this was freed once.
+    at 160 page faults a frame of 480x854 and a seventh of the CPU time, until a block as large as this was freed once.
     Other allocators are not affected.
     """
     block = np.empty(31 << 20, np.uint8)  # glibc's limit for the threshold is 32 MB; the pages are never touched
