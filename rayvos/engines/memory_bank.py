@@ -38,7 +38,8 @@ class MemoryBank:
 
         Args:
             num_objects: number of objects that may enter.
-            max_frames: memory frames kept at most, annotated ones aside; None: all, as the official implementation.
+            max_frames: predicted frames kept at most, and annotated ones (besides each object's first, which are
+                never forgotten); None: all, as the official implementation.
         """
         self._num_objects = num_objects
         self._max_frames = max_frames
@@ -69,10 +70,10 @@ class MemoryBank:
             key_SC: (S, 64) the frame's keys.
             value_KSC: (len(objects), S, 512) its values, in the order of `objects`.
             objects: the objects known by now, all that entered before among them.
-            permanent: an annotated frame, never forgotten.
+            permanent: an annotated frame.
             temporary: replaced by whatever enters next.
         """
-        slot = self._take_slot(key_SC.shape[0], key_SC)
+        slot = self._take_slot(key_SC.shape[0], value_KSC, permanent)
         rows = slice(slot * self._size, (slot + 1) * self._size)
         self._slots[slot] = _Slot(self._entered, permanent, temporary)
         for position in objects:
@@ -82,13 +83,16 @@ class MemoryBank:
         self._half_norm_N[rows] = key_SC.float().square().sum(1) / KEY_CHANNELS**0.5
         self._value_KNC[list(objects), rows] = value_KSC
 
-    def _take_slot(self, size: int, like: Tensor) -> int:
+    def _take_slot(self, size: int, like: Tensor, permanent: bool) -> int:
         for index, slot in enumerate(self._slots):
             if slot.temporary:
                 return index
-        predicted = [index for index, slot in enumerate(self._slots) if not slot.permanent]
-        if self._max_frames is not None and len(predicted) >= max(1, self._max_frames):
-            return min(predicted, key=lambda index: self._slots[index].order)
+        firsts = set(self._since.values())
+        alike = [
+            index for index, slot in enumerate(self._slots) if slot.permanent == permanent and slot.order not in firsts
+        ]
+        if self._max_frames is not None and len(alike) >= max(1, self._max_frames):
+            return min(alike, key=lambda index: self._slots[index].order)
         if (len(self._slots) + 1) * size > self._key_NC.shape[0]:
             self._grow(size, like)
         self._slots.append(_Slot(0, permanent=False, temporary=False))
@@ -97,7 +101,8 @@ class MemoryBank:
     def _grow(self, size: int, like: Tensor) -> None:
         capacity = size * max(4, 2 * len(self._slots))
         held = len(self._slots) * size
-        key_NC = like.new_empty(capacity, KEY_CHANNELS)
+        # Similarities need float32, also where the network computes in half precision.
+        key_NC = like.new_empty(capacity, KEY_CHANNELS, dtype=torch.float32)
         half_norm_N = like.new_empty(capacity, dtype=torch.float32)
         # Values of objects that a frame did not know are never read, but must not be NaN where they are multiplied.
         value_KNC = like.new_zeros(self._num_objects, capacity, VALUE_CHANNELS)
@@ -112,7 +117,7 @@ class MemoryBank:
         A query reads the values of its `top_k` most similar positions of the object's memory, softmax-weighted.
         Similarity is the negative squared distance over 8; the query's own norm shifts all alike and is left out.
         """
-        readout_KQC = query_QC.new_empty(len(objects), query_QC.shape[0], VALUE_CHANNELS)
+        readout_KQC = self._value_KNC.new_empty(len(objects), query_QC.shape[0], VALUE_CHANNELS)
         groups: dict[int, list[int]] = {}
         for position, known in enumerate(objects):
             groups.setdefault(self._since[known], []).append(position)
@@ -130,13 +135,14 @@ class MemoryBank:
         """Return the weights and the rows of the best positions in `slots`, some frames of memory at a time."""
         best: list[Tensor] = []
         rows: list[Tensor] = []
-        scaled_QC = query_QC * (2 * KEY_CHANNELS**-0.5)
+        scaled_QC = query_QC.float() * (2 * KEY_CHANNELS**-0.5)
         for run in _runs(slots):
             start, stop = run.start * self._size, run.stop * self._size
-            affinity_QN = torch.addmm(
-                self._half_norm_N[None, start:stop], scaled_QC, self._key_NC[start:stop].T, beta=-1
-            )
-            found, index = affinity_QN.float().topk(min(top_k, affinity_QN.shape[1]), 1)
+            with torch.autocast(query_QC.device.type, enabled=False):
+                affinity_QN = torch.addmm(
+                    self._half_norm_N[None, start:stop], scaled_QC, self._key_NC[start:stop].T, beta=-1
+                )
+            found, index = affinity_QN.topk(min(top_k, affinity_QN.shape[1]), 1)
             best.append(found)
             rows.append(index + start)
         best_QT, index_QT = torch.cat(best, 1), torch.cat(rows, 1)

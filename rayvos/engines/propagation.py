@@ -38,7 +38,7 @@ class MemoryRule:
     include_last: bool = False
     """Remember the frame before, too, until the next one."""
     max_frames: int | None = None
-    """Predicted frames kept at most; None: all."""
+    """Predicted frames kept at most, and annotated ones besides each object's first; None: all."""
     phase: int | None = None
     """None: count from the last memory frame. A number: frames whose position plus it divides by `every` enter, as in
     the official DAVIS script."""
@@ -101,7 +101,9 @@ def propagate(
         if not (is_wanted or masks or remembers or rule.include_last):
             continue
         image, features = encode(frame)
-        probability = _predict(network, bank, features, enabled, num_objects, rule.top_k, image)
+        # Where every object's mask is given, there is nothing to predict.
+        unknown = [known for known in enabled if known not in masks]
+        probability = _predict(network, bank, features, enabled if unknown else [], num_objects, rule.top_k, image)
         if masks:
             probability = _annotate(probability, masks)
             enabled = sorted({*enabled, *masks})

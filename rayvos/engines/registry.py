@@ -25,6 +25,7 @@ ENGINES = {
     "box2seg": "rayvos.engines.box2seg:Box2SegEngine",
     "cut": "rayvos.engines.cut:CutEngine",
     "sta": "rayvos.engines.sta:StaEngine",
+    "stcn": "rayvos.engines.stcn:StcnEngine",
 }
 """The engines that come with rayvos: name → place."""
 

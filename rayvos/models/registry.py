@@ -17,6 +17,7 @@ __all__ = ["ARCHITECTURES", "build_model", "load_model", "packaged_weights"]
 ARCHITECTURES: Mapping[str, str] = {
     "box2seg": "rayvos.models.box2seg:build_box2seg",
     "sta": "rayvos.models.sta:build_sta",
+    "stcn": "rayvos.models.stcn:build_stcn",
 }
 """Architecture → `module:function`; the function takes the model configuration of a weights file."""
 

@@ -12,17 +12,21 @@ Layouts: B images, K objects, C channels, H W pixels, h w pixels at stride 16, N
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["STCN", "FrameFeatures", "aggregate", "read_memory"]
+from rayvos.errors import WeightsError
+
+__all__ = ["STCN", "FrameFeatures", "aggregate", "build_stcn", "read_memory"]
 
 KEY_CHANNELS = 64
 VALUE_CHANNELS = 512
 PROBABILITY_EPSILON = 1e-7  # official soft aggregation
+OBJECTS_AT_ONCE = 8  # in one pass: bounds the activations, about 0.2 GB an object at 480x864
 
 
 class FrameFeatures(NamedTuple):
@@ -179,10 +183,10 @@ class _CBAM(nn.Module):
 
 
 class _FeatureFuser(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, attention: bool) -> None:
         super().__init__()
         self.block1 = _ResBlock(256 + 1024, VALUE_CHANNELS)
-        self.attention: _CBAM | None = _CBAM(VALUE_CHANNELS)
+        self.attention = _CBAM(VALUE_CHANNELS) if attention else None
         self.block2 = _ResBlock(VALUE_CHANNELS, VALUE_CHANNELS)
 
     def forward(self, value_KChw: Tensor, f16_BChw: Tensor) -> Tensor:
@@ -196,14 +200,14 @@ class _FeatureFuser(nn.Module):
 class _ValueEncoder(nn.Module):
     """ResNet-18 up to stage 3 on image, own mask and the other objects' mask, fused with the key features."""
 
-    def __init__(self) -> None:
+    def __init__(self, attention: bool) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(5, 64, 7, 2, 3)
         self.bn1 = nn.BatchNorm2d(64)
         self.layer1 = nn.Sequential(_BasicBlock(64, 64, 1), _BasicBlock(64, 64, 1))
         self.layer2 = nn.Sequential(_BasicBlock(64, 128, 2), _BasicBlock(128, 128, 1))
         self.layer3 = nn.Sequential(_BasicBlock(128, 256, 2), _BasicBlock(256, 256, 1))
-        self.fuser = _FeatureFuser()
+        self.fuser = _FeatureFuser(attention)
 
     def forward(self, image_BCHW: Tensor, f16_BChw: Tensor, mask_K1HW: Tensor, others_K1HW: Tensor) -> Tensor:
         weight = self.conv1.weight
@@ -257,10 +261,15 @@ class STCN(nn.Module):
     Images are RGB, normalised by the ImageNet mean and deviation, their sides multiples of 16.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, attention: bool = True) -> None:
+        """Make a network with random weights.
+
+        Args:
+            attention: gate the fused values (CBAM); off: the official branch that has none.
+        """
         super().__init__()
         self.key_encoder = _KeyEncoder()
-        self.value_encoder = _ValueEncoder()
+        self.value_encoder = _ValueEncoder(attention)
         self.key_proj = _KeyProjection()
         self.key_comp = nn.Conv2d(1024, VALUE_CHANNELS, 3, padding=1)
         self.decoder = _Decoder()
@@ -285,13 +294,34 @@ class STCN(nn.Module):
         """
         mask_K1HW = masks_KHW[:, None]
         others_K1HW = mask_K1HW.sum(0, keepdim=True) - mask_K1HW if len(mask_K1HW) > 1 else torch.zeros_like(mask_K1HW)
-        out: Tensor = self.value_encoder(image_1CHW, f16_1Chw, mask_K1HW, others_K1HW)
-        return out
+        parts = zip(_parts(mask_K1HW), _parts(others_K1HW), strict=True)
+        return torch.cat([self.value_encoder(image_1CHW, f16_1Chw, masks, others) for masks, others in parts])
 
     def decode(self, readout_KChw: Tensor, features: FrameFeatures) -> Tensor:
         """Return the logits (K, H, W) of all objects of one frame from what they read in memory (K, 512, h, w)."""
-        logits: Tensor = self.decoder(readout_KChw, features.thin_BChw, features.f8_BCHW, features.f4_BCHW)
-        return logits[:, 0]
+        shared = features.thin_BChw, features.f8_BCHW, features.f4_BCHW
+        logits = [self.decoder(part, *shared) for part in _parts(readout_KChw)]
+        return torch.cat(logits)[:, 0]
+
+
+def _parts(objects_KCHW: Tensor) -> tuple[Tensor, ...]:
+    parts: tuple[Tensor, ...] = torch.split(objects_KCHW, OBJECTS_AT_ONCE)
+    return parts
+
+
+def build_stcn(model: Mapping[str, Any]) -> STCN:
+    """Return a network with random weights.
+
+    Args:
+        model: `{"attention": true}`, or false for the official branch without it.
+
+    Raises:
+        WeightsError: another key is there, from a newer version.
+    """
+    unknown = sorted(set(model) - {"attention"})
+    if unknown:
+        raise WeightsError(f"stcn: unknown model keys {', '.join(unknown)}; upgrade rayvos")
+    return STCN(attention=bool(model.get("attention", True)))
 
 
 def read_memory(key_NC: Tensor, half_norm_N: Tensor, value_KNC: Tensor, query_QC: Tensor, top_k: int | None) -> Tensor:

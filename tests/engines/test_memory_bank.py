@@ -72,3 +72,21 @@ def test_a_full_memory_forgets_its_oldest_prediction_and_no_annotation():
     held = [frames[position] for position in (0, 3, 4, 5)]
     expected = slow_read([key for key, _ in held], [value[0] for _, value in held], query, 100)
     assert torch.allclose(bank.read(query, [0], 100)[0], expected, atol=1e-4)
+
+
+def test_a_budget_holds_for_annotated_frames_too_but_never_forgets_an_objects_first():
+    generator = torch.Generator().manual_seed(2)
+    bank = MemoryBank(2, max_frames=2)
+    frames = [frame(generator, 2) for _ in range(7)]
+    bank.add(frames[0][0], frames[0][1][:1], [0], permanent=True)
+    for key, value in frames[1:]:
+        bank.add(key, value, [0, 1], permanent=True)
+    query = torch.randn(3, KEY_CHANNELS, generator=generator)
+
+    found = bank.read(query, [0, 1], 1000)
+
+    kept = [frames[position] for position in (0, 1, 5, 6)]
+    assert len(bank) == 4
+    assert torch.allclose(found[0], slow_read([k for k, _ in kept], [v[0] for _, v in kept], query, 100), atol=1e-4)
+    late = kept[1:]
+    assert torch.allclose(found[1], slow_read([k for k, _ in late], [v[1] for _, v in late], query, 100), atol=1e-4)

@@ -1,0 +1,352 @@
+"""Engine `stcn`: a few masks of a clip, propagated to all of its frames by an STCN network.
+
+Masks may be given on any frames: the forward pass starts at an object's first one, the backward pass at its last
+one, and each takes up every mask it meets. Where both know an object, between its first and its last mask, their
+probabilities are mixed linearly by the distance to the nearest mask on either side. A given mask stays as it is, and
+an object that no pass knows yet is absent.
+
+Source: STCN, with its settings (memory every 5th frame, top 20, 480p); rules and numbers of the official
+implementation are in `propagation.py`. Differs: the backward pass and the mixture are ours; the memory holds 50
+predicted frames at most by default, so that a clip longer than 250 frames costs no more per frame than a short one
+(`max_memory_frames=none`: the official way).
+
+Why so: the backward pass is done first, for the frames that need it, and waits in a temporary file; holding it in
+memory would bound the clip's length, and passes segment by segment would forget the masks beyond the nearest ones.
+Labels on a CPU depend on the number of threads in their last bits, so that number is an option and no accident.
+
+Layouts: K objects, H W pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rayvos.annotations.records import Clip, MaskPrompt
+from rayvos.engines.base import EngineNeeds, FrameReader, Label
+from rayvos.engines.devices import find_device
+from rayvos.engines.propagation import MemoryRule, pad_to_stride, propagate, unpad
+from rayvos.engines.scores import predicted_iou
+from rayvos.engines.spool import ProbabilitySpool
+from rayvos.engines.stcn_anchors import AnchorMasks, Anchors, find_anchors, working_size
+from rayvos.errors import UsageError, WeightsError, choose
+from rayvos.models.stcn import FrameFeatures
+from rayvos.models.stcn_checkpoint import load_stcn
+
+__all__ = ["StcnConfig", "StcnEngine"]
+
+Direction = Literal["both", "forward", "backward"]
+Precision = Literal["float32", "bfloat16", "float16"]
+
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
+CHUNK_BYTES, CHUNK_FRAMES = 128 << 20, 32  # of frames that are read forwards and used backwards
+NEAR_PROBABILITY = 0.05  # an object's entropy is taken where it may be at all
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StcnConfig:
+    """Options of the engine `stcn`."""
+
+    direction: Direction = "both"
+    """Propagate masks `forward`, `backward`, or `both` ways; `forward` is the rule of the VOS benchmarks."""
+    memory_every: int = 5
+    """Every so many frames one enters the memory."""
+    top_k: int = 20
+    """Memory places that each place of a frame reads."""
+    remember_last: bool = False
+    """Remember the frame before, too, until the next one."""
+    max_memory_frames: int | None = 50
+    """Frames in memory at most: predicted ones, and given ones besides each object's first; none: all."""
+    max_size: int | None = 480
+    """The shorter side of larger frames is scaled down to so many pixels; none: frames as they are."""
+    antialias: bool = False
+    """Smooth frames before they are scaled down; off: the official way."""
+    precision: Precision = "float32"
+    """Arithmetic of the network; the halves are faster on GPUs and change labels slightly."""
+    threads: int = 1
+    """CPU threads; other numbers change labels by rounding."""
+
+    def __post_init__(self) -> None:
+        choose("direction", self.direction, ("both", "forward", "backward"))
+        choose("precision", self.precision, ("float32", "bfloat16", "float16"))
+        for name in ("memory_every", "top_k", "max_memory_frames", "max_size", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name}: expected at least 1, found {value}")
+
+
+class StcnEngine:
+    """Propagates the masks of a clip; needs STCN weights, official ones or those of rayvos."""
+
+    name = "stcn"
+
+    def __init__(self, config: StcnConfig | None = None, *, weights: str | None = None, device: str = "auto") -> None:
+        """Load the weights; a GPU is not touched before the first label.
+
+        Args:
+            config: options; None: the defaults.
+            weights: path or URL of a rayvos weights file or of an official checkpoint.
+            device: `auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:INDEX`.
+
+        Raises:
+            WeightsError: no weights are given, or they are missing, damaged or another network's.
+            UsageError: there is no such kind of device.
+        """
+        if weights is None:
+            raise WeightsError(
+                "engine 'stcn' needs --weights FILE: none are packaged yet; official checkpoints (stcn.pth) load as "
+                "they are"
+            )
+        choose("device", device.partition(":")[0], ("auto", "cpu", "cuda"))
+        self._config = config or StcnConfig()
+        self._device_name = device
+        network, self.weights = load_stcn(weights)
+        self._network = network.requires_grad_(False)
+        self._rule = MemoryRule(
+            self._config.memory_every,
+            self._config.top_k,
+            self._config.remember_last,
+            self._config.max_memory_frames,
+        )
+
+    def options(self) -> Mapping[str, Any]:
+        """Return everything besides the weights that labels depend on.
+
+        The device is left out: it changes labels by rounding only, and a run may go on where the GPU is not.
+        """
+        return asdict(self._config)
+
+    def needs(self) -> EngineNeeds:
+        """Return what planning and scheduling must know; CPU seconds measured on one core, one pass, GPU ones rough."""
+        on_gpu = find_device(self._device_name, check=False).type == "cuda"
+        return EngineNeeds(
+            halo=None,
+            seconds_per_frame=0.02 if on_gpu else 1.6,
+            seconds_per_label=0.015 if on_gpu else 1.3,
+            num_cpus=self._config.threads if not on_gpu else 2,
+            # `auto` on a machine without a GPU may be planning for a cluster that has some.
+            num_gpus=0 if self._device_name == "cpu" else 1,
+            memory_bytes=3 << 30,
+        )
+
+    def label(self, clip: Clip, images: FrameReader, frames: range) -> Iterator[Label]:
+        """Yield one label for every frame and object, ordered by (frame, object_id).
+
+        An object is absent where its mask says so, where nothing of it is found, where no pass knows it yet, and
+        everywhere if none of its masks holds a pixel. A given mask comes back as it is, with score 1.
+
+        Raises:
+            InputError: there are no masks, or more than 254 objects with masks; a mask or a frame cannot be read.
+            StorageError: the temporary folder is full.
+            UsageError: the device does not exist here.
+        """
+        anchors = find_anchors(clip)
+        device = find_device(self._device_name)
+        with ExitStack() as stack:
+            spool = stack.enter_context(ProbabilitySpool())
+            if self._config.direction != "forward":
+                for frame, maps in self._pass(clip, images, anchors, frames, device, backward=True):
+                    spool.put(frame, maps[1:].cpu().numpy())
+            forward = self._pass(clip, images, anchors, frames, device, backward=False)
+            stack.enter_context(closing(forward))
+            ahead = next(forward, None)
+            for frame in frames:
+                found = None
+                if ahead is not None and ahead[0] == frame:
+                    found, ahead = ahead[1], next(forward, None)
+                kept = spool.get(frame)
+                behind = None if kept is None else torch.from_numpy(kept).to(device)
+                yield from self._frame_labels(clip, anchors, frame, found, behind)
+
+    def _share(self, anchors: Anchors, frame: int, position: int) -> float | None:
+        direction = self._config.direction
+        return anchors.forward_share(frame, position, forward=direction != "backward", backward=direction != "forward")
+
+    def _pass(
+        self, clip: Clip, images: FrameReader, anchors: Anchors, frames: range, device: torch.device, *, backward: bool
+    ) -> Generator[tuple[int, Tensor], None, None]:
+        """Yield (frame, probability (K + 1, H, W) at the working size) where this pass is needed."""
+        num_objects = len(anchors.object_ids)
+        wanted = set()
+        for frame in frames:
+            shares = [self._share(anchors, frame, position) for position in range(num_objects)]
+            if any(share is not None and share < 1 if backward else share for share in shares):
+                wanted.add(frame)
+        if not wanted:
+            return
+        order = (
+            range(max(anchors.last), min(wanted) - 1, -1) if backward else range(min(anchors.first), max(wanted) + 1)
+        )
+        size = working_size(clip.height, clip.width, self._config.max_size)
+        padding = pad_to_stride(torch.empty(size))[1]
+        masks = AnchorMasks(anchors, clip, size, device, backward=backward)
+        self._network.to(device)
+        with closing(_pictures(images, order, size, device, antialias=self._config.antialias)) as pictures:
+
+            def encode(frame: int) -> tuple[Tensor, FrameFeatures]:
+                image = next(picture for at, picture in pictures if at == frame)
+                return image, self._network.encode_key(image)
+
+            found = propagate(self._network, encode, order, masks, num_objects, rule=self._rule, wanted=wanted)
+            while True:
+                # Entered anew each time: a generator must not leave its settings behind while its caller works.
+                with self._arithmetic(), self._mixed(device):
+                    step = next(found, None)
+                if step is None:
+                    return
+                yield step[0], unpad(step[1], padding)
+
+    def _mixed(self, device: torch.device) -> torch.autocast:
+        half = None if self._config.precision == "float32" else getattr(torch, self._config.precision)
+        return torch.autocast(device.type, dtype=half, enabled=half is not None)
+
+    @contextmanager
+    def _arithmetic(self) -> Iterator[None]:
+        """Compute without gradients, on so many threads, the same way each time; put the process's settings back."""
+        num_threads = torch.get_num_threads()
+        torch.set_num_threads(self._config.threads)
+        settings = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+        try:
+            with torch.inference_mode(), settings:
+                yield
+        finally:
+            torch.set_num_threads(num_threads)
+
+    def _frame_labels(
+        self, clip: Clip, anchors: Anchors, frame: int, forward: Tensor | None, backward: Tensor | None
+    ) -> Iterator[Label]:
+        """Yield the labels of one frame from what the passes found there."""
+        shares = [self._share(anchors, frame, position) for position in range(len(anchors.object_ids))]
+        given = anchors.by_frame.get(frame, {})
+        positions = {object_id: position for position, object_id in enumerate(anchors.object_ids)}
+        known = [p for p, share in enumerate(shares) if share is not None and p not in given]
+        label_map: NDArray[np.uint8] = np.zeros((clip.height, clip.width), np.uint8)
+        quality: dict[int, dict[str, float]] = {}
+        if known:
+            with self._arithmetic():
+                fused = _fuse(forward, backward, shares)
+                label_map = _label_map(fused, (clip.height, clip.width)).cpu().numpy()
+                quality = _qualities(fused, forward, backward, {p: shares[p] for p in known})
+        for object_id in clip.object_ids():
+            position = positions.get(object_id, -1)
+            if position in given:
+                yield _given_label(clip, given[position])
+                continue
+            mask = label_map == position + 1 if position in quality else None
+            if mask is None or not mask.any():
+                yield Label(frame, object_id, None)
+                continue
+            terms = quality[position]
+            score = predicted_iou(terms["expected_iou"], 1 - terms["entropy"], terms.get("agreement"))
+            yield Label(frame, object_id, mask, score, terms)
+
+
+def _given_label(clip: Clip, prompt: MaskPrompt) -> Label:
+    from rayvos.masks.rle import rle_to_mask
+
+    if prompt.rle is None:
+        return Label(prompt.frame, prompt.object_id, None)
+    mask = rle_to_mask(prompt.rle, clip.height, clip.width)
+    return Label(prompt.frame, prompt.object_id, mask, 1.0, {"given": 1.0})
+
+
+def _pictures(
+    images: FrameReader, order: range, size: tuple[int, int], device: torch.device, *, antialias: bool
+) -> Generator[tuple[int, Tensor], None, None]:
+    """Yield (frame, normalised, scaled, padded image (1, 3, H, W)) in an order that may go back."""
+    mean, deviation = torch.tensor(MEAN, device=device), torch.tensor(DEVIATION, device=device)
+
+    def prepare(image: NDArray[np.uint8]) -> Tensor:
+        image_HWC = (torch.from_numpy(image).to(device).float() / 255 - mean) / deviation
+        image_1CHW = image_HWC.permute(2, 0, 1)[None]
+        if image_1CHW.shape[-2:] != size:
+            image_1CHW = F.interpolate(image_1CHW, size, mode="bicubic", align_corners=False, antialias=antialias)
+        return pad_to_stride(image_1CHW.contiguous())[0]
+
+    if order.step > 0:
+        for frame, image in images.read(order):
+            yield frame, prepare(image)
+        return
+    length = max(1, min(CHUNK_FRAMES, CHUNK_BYTES // (12 * size[0] * size[1])))
+    for start in range(0, len(order), length):
+        chunk = order[start : start + length]
+        prepared = [(frame, prepare(image)) for frame, image in images.read(chunk[::-1])]
+        while prepared:
+            yield prepared.pop()
+
+
+def _fuse(forward: Tensor | None, backward: Tensor | None, shares: Sequence[float | None]) -> Tensor:
+    """Return the mixture (K + 1, H, W) of two passes: (K + 1, H, W) forward, (K, H, W) backward.
+
+    The background gets what the objects leave. With one share for all objects that is the mixture of the two
+    distributions; with several, objects may claim more than there is, and the largest claim wins all the same.
+    """
+    if forward is not None and all(share is None or share == 1 for share in shares):
+        return forward
+    like = backward if forward is None else forward
+    assert like is not None, "an object that is known was seen by a pass"
+    objects = torch.zeros((len(shares), *like.shape[-2:]), device=like.device)
+    for position, share in enumerate(shares):
+        if share:
+            assert forward is not None, "a share above 0 asks for the forward pass"
+            objects[position] += share * forward[position + 1]
+        if share is not None and share < 1:
+            assert backward is not None, "a share below 1 asks for the backward pass"
+            objects[position] += (1 - share) * backward[position]
+    return torch.cat([(1 - objects.sum(0, keepdim=True)).clamp(min=0), objects])
+
+
+def _label_map(fused: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the most probable position + 1 of each pixel at the clip's size, uint8; ties go to the lower one.
+
+    Objects are scaled up one by one: all of them at once would take gigabytes for many objects on large frames.
+    """
+    labels = torch.zeros(size, dtype=torch.uint8, device=fused.device)
+    best: Tensor | None = None
+    for number, probability in enumerate(fused):
+        if probability.shape != size:
+            probability = F.interpolate(probability[None, None], size, mode="bilinear", align_corners=False)[0, 0]
+        if best is None:
+            best = probability
+            continue
+        better = probability > best
+        labels[better] = number
+        best = torch.where(better, probability, best)
+    return labels
+
+
+def _qualities(
+    fused: Tensor, forward: Tensor | None, backward: Tensor | None, shares: Mapping[int, float | None]
+) -> dict[int, dict[str, float]]:
+    """Return what is known of each object's label without truth, by position.
+
+    `expected_iou`: of the mask with a truth drawn pixel by pixel with these probabilities, mean intersection over
+    mean union. `entropy`: mean over the pixels where the object may be, in bits. `agreement`: soft IoU of the two
+    passes, where both know the object.
+    """
+    winner = fused.argmax(0)
+    rows = []
+    for position, share in shares.items():
+        probability, mask = fused[position + 1], winner == position + 1
+        inside = probability[mask].sum()
+        union = mask.sum() + probability.sum() - inside
+        near = mask | (probability >= NEAR_PROBABILITY)
+        entropy = (torch.special.entr(probability) + torch.special.entr(1 - probability))[near].sum() / math.log(2)
+        numbers = [inside / union.clamp(min=1e-9), entropy / near.sum().clamp(min=1)]
+        if forward is not None and backward is not None and share is not None and 0 < share < 1:
+            first, second = forward[position + 1], backward[position]
+            numbers.append(torch.minimum(first, second).sum() / torch.maximum(first, second).sum().clamp(min=1e-9))
+        rows.append(torch.stack([number.double() for number in numbers]))
+    found = [row.tolist() for row in rows]
+    names = ("expected_iou", "entropy", "agreement")
+    limited = [[min(1.0, max(0.0, number)) for number in row] for row in found]
+    return {p: dict(zip(names, row, strict=False)) for p, row in zip(shares, limited, strict=True)}
