@@ -230,7 +230,8 @@ class StaEngine:
         device = find_device(self._device_name)
         self._runner.move_to(device, longest=(self._sampling.window - 1) // 2 * 2 + 1)
         with single_threads(device, "sta") as (pool, num_threads):
-            together = self._runner.windows_together if device.type == "cuda" else num_threads
+            grouping = self._runner.grouping
+            together = grouping.windows if device.type == "cuda" else num_threads
             steps = plan_steps(jobs, self._sampling, capacity=self._capacity(), together=together)
             pictures = _Pictures(images, steps)
             ring: dict[Key, FrameCode] = {}
@@ -244,10 +245,10 @@ class StaEngine:
                 for key in step.forget:
                     del ring[key]
                 inputs = [self._input(clip, boxes[key], pictures.take(key[1])) for key in step.encode]
-                codes = in_turn(self._runner.encode, inputs, self._runner.frames_together)
+                codes = in_turn(self._runner.encode, inputs, grouping.frames)
                 ring.update(zip(step.encode, codes, strict=True))
                 windows = [_window(job, ring) for job in step.jobs]
-                answers = in_turn(self._runner.solve, windows, self._runner.windows_together)
+                answers = in_turn(self._runner.solve, windows, grouping.windows)
                 for job, answer in zip(step.jobs, answers, strict=True):
                     self._keep(job, answer, clip, boxes, pending)
                 yield

@@ -31,13 +31,26 @@ from rayvos.models.sta import (
     normalise_bgr,
 )
 
-__all__ = ["FrameInput", "Precision", "Solved", "StaRunner", "Window", "code_bytes"]
+__all__ = ["ALONE", "ON_GPU", "FrameInput", "Grouping", "Precision", "Solved", "StaRunner", "Window", "code_bytes"]
 
 Precision = Literal["float32", "bfloat16", "float16"]
 Item = TypeVar("Item")
 
-GPU_FRAMES = 8  # frames of a pass on a GPU; at 480x832 one pass takes about 3 GB
-GPU_WINDOWS = 4  # windows whose filters are fitted together on a GPU
+# Decoding several frames of a window in one pass saves a tenth of the time at 192x320 and nothing at 480x832, where
+# memory counts. A pass holds what the window and the size of crops say, never what else is to be done.
+CPU_PIXELS = 1 << 17
+
+
+@dataclass(frozen=True, slots=True)
+class Grouping:
+    """How many frames and windows share a pass, always the same numbers."""
+
+    frames: int
+    windows: int
+
+
+ALONE = Grouping(frames=1, windows=1)
+ON_GPU = Grouping(frames=8, windows=4)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,24 +118,24 @@ class StaRunner:
         self._half = None if precision == "float32" else getattr(torch, precision)
         self.num_bytes = sum(parameter.nbytes for parameter in network.parameters())
 
-    def move_to(self, device: torch.device, *, longest: int) -> None:
+    def move_to(self, device: torch.device, *, longest: int, grouping: Grouping | None = None) -> None:
         """Use a device from now on.
 
         Args:
             device: where to compute.
             longest: frames of a window at most.
+            grouping: what shares a pass; None: nothing on a CPU, `ON_GPU` on a GPU.
         """
         self._device = device
         self._network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        on_gpu = device.type == "cuda"
-        self.frames_together = GPU_FRAMES if on_gpu else 1
-        self.windows_together = GPU_WINDOWS if on_gpu else 1
-        self._longest = longest if on_gpu else None
+        self.grouping = grouping or (ON_GPU if device.type == "cuda" else ALONE)
+        # Alone, a window has its own length; in a group all have the same.
+        self._longest = None if self.grouping == ALONE else longest
 
     def encode(self, inputs: Sequence[FrameInput]) -> list[FrameCode]:
-        """Return the codes of at most `frames_together` frames; may be called from any thread."""
-        images_BCHW = torch.zeros(self.frames_together, 3, *self._size, device=self._device)
-        boxes_B1HW = torch.zeros(self.frames_together, 1, *self._size, device=self._device)
+        """Return the codes of at most `grouping.frames` frames; may be called from any thread."""
+        images_BCHW = torch.zeros(self.grouping.frames, 3, *self._size, device=self._device)
+        boxes_B1HW = torch.zeros(self.grouping.frames, 1, *self._size, device=self._device)
         for position, given in enumerate(inputs):
             pixels_1CHW = torch.from_numpy(given.pixels).to(self._device).permute(2, 0, 1)[None].float()
             resized = F.interpolate(pixels_1CHW, size=self._size, mode="bilinear", align_corners=False)
@@ -130,13 +143,13 @@ class StaRunner:
             boxes_B1HW[position, 0] = torch.from_numpy(given.painted).to(self._device)
         with torch.inference_mode(), self._exact(), self._autocast():
             together = self._network.encode(images_BCHW, boxes_B1HW)
-            if self.frames_together == 1:
+            if self.grouping == ALONE:
                 return [together]
             # Copies: a view would keep the whole pass in memory for as long as one of its frames is needed.
             return [_pick(together, position) for position in range(len(inputs))]
 
     def solve(self, windows: Sequence[Window]) -> list[Solved]:
-        """Return what is known of at most `windows_together` windows; may be called from any thread."""
+        """Return what is known of at most `grouping.windows` windows; may be called from any thread."""
         with torch.inference_mode(), self._exact():
             return self._solve(windows)
 
@@ -149,9 +162,9 @@ class StaRunner:
 
         def spread(maps: Sequence[Tensor]) -> Tensor:
             """Put maps (1, …) of `places` where their window is, zeros elsewhere: (S, T, …)."""
-            spread_out = maps[0].new_zeros(self.windows_together * length, *maps[0].shape[1:])
+            spread_out = maps[0].new_zeros(self.grouping.windows * length, *maps[0].shape[1:])
             spread_out[places] = torch.cat(list(maps))
-            return spread_out.reshape(self.windows_together, length, *maps[0].shape[1:])
+            return spread_out.reshape(self.grouping.windows, length, *maps[0].shape[1:])
 
         x = spread([code.x_BDhw for code in codes.values()])
         first = self._network.aggregate(
@@ -161,12 +174,14 @@ class StaRunner:
             steps=self._steps,
             second=False,
         )
-        together = GPU_FRAMES if self._longest else length
+        together = self.grouping.frames
+        if self.grouping == ALONE:
+            together = max(1, CPU_PIXELS // (self._size[0] * self._size[1]))
         logits1 = self._decode(codes, first.response_STChw, places, together)
         e2, w2 = self._encode_masks([logits1[place] for place in places], together)
         second = self._network.aggregate(x, spread(e2), spread(w2), steps=self._steps, second=True)
         wanted = [number * length + place for number, window in enumerate(windows) for place in window.labels]
-        logits2 = self._decode(codes, second.response_STChw, wanted, self.frames_together)
+        logits2 = self._decode(codes, second.response_STChw, wanted, self.grouping.frames)
         loss = (second.loss_SK[:, -1] / second.loss_SK[:, 0].clamp(min=1e-12)).tolist()
         return [
             Solved(
@@ -184,7 +199,7 @@ class StaRunner:
         responses = response_STChw.flatten(0, 1)
         drawn: dict[int, Tensor] = {}
         for chunk in _chunks(places, together):
-            filled = [*chunk, *[chunk[-1]] * (together - len(chunk))]
+            filled = self._filled(chunk, together)
             levels, pooled = _join([codes[place] for place in filled])
             with self._autocast():
                 logits = self._network.decode(levels, pooled, responses[filled], self._size)
@@ -197,10 +212,15 @@ class StaRunner:
         weights: list[Tensor] = []
         for chunk in _chunks(logits, together):
             with self._autocast():
-                e, w = self._network.encode_masks(torch.cat([*chunk, *[chunk[-1]] * (together - len(chunk))]))
+                e, w = self._network.encode_masks(torch.cat(self._filled(chunk, together)))
             codes += [e[index : index + 1] for index in range(len(chunk))]
             weights += [w[index : index + 1] for index in range(len(chunk))]
         return codes, weights
+
+    def _filled(self, items: Sequence[Item], size: int) -> list[Item]:
+        """Return a pass of the size that all passes have; alone, a window's own frames are all that it depends on."""
+        missing = 0 if self.grouping == ALONE else size - len(items)
+        return [*items, *[items[-1]] * missing]
 
     def _exact(self) -> AbstractContextManager[None]:
         """On a GPU: one kernel for one shape, and no TF32 behind float32."""

@@ -2,6 +2,7 @@ import itertools
 import subprocess
 import sys
 import weakref
+from functools import cache
 from types import SimpleNamespace
 
 import cv2
@@ -18,6 +19,7 @@ from rayvos.engines.registry import load_engine
 from rayvos.engines.sta import StaConfig, StaEngine
 from rayvos.engines.sta_crops import cut_crop, label_map, paint_box, paste_logits, place_crop
 from rayvos.engines.sta_ring import plan_steps
+from rayvos.engines.sta_solve import ALONE, FrameInput, Grouping, StaRunner, Window
 from rayvos.engines.sta_windows import RECIPES, Sampling, labelled_frames, plan_jobs, window_of
 from rayvos.errors import DecodeError, UsageError, WeightsError
 from rayvos.models.sta import STA, normalise_bgr
@@ -69,7 +71,17 @@ def centre(network):
         network.decoder.project.conv2.bias.sub_(logits[0, 0, 15:45, 25:70].median())
 
 
+@cache
+def plain_engine(weights):
+    """Load the engine that most tests use; it keeps nothing between clips."""
+    return new_engine(weights)
+
+
 def make_engine(weights, **options):
+    return new_engine(weights, **options) if options else plain_engine(weights)
+
+
+def new_engine(weights, **options):
     given = {"window": WINDOW, "interval": INTERVAL, "height": 64, "width": 96, "iterations": 4} | options
     return StaEngine(StaConfig(**given), weights=weights, device="cpu")
 
@@ -354,9 +366,9 @@ def test_recipes_are_the_authors():
 
 
 def test_options_hold_what_labels_depend_on_and_nothing_else(weights):
-    options = make_engine(weights, recipe="davis", memory_gb=1).options()
+    options = make_engine(weights).options()
 
-    assert options == make_engine(weights, recipe="davis", memory_gb=3).options()
+    assert options == make_engine(weights, recipe="davis", memory_gb=1).options()
     assert (options["window"], options["interval"], options["label_every"]) == (WINDOW, INTERVAL, 1)
     assert options != make_engine(weights, iterations=5).options()
 
@@ -496,6 +508,34 @@ def test_codes_alive_do_not_grow_with_the_clip(weights, monkeypatch):
         peaks.append(max(peak))
 
     assert peaks[0] == peaks[1] <= REACH + 2
+
+
+def test_groups_filled_up_give_what_frames_and_windows_alone_give(weights):
+    clip, images = make_clip(moving(5), num_frames=5), make_images(5)
+    placed = [np.array([box.x0, box.y0, box.x1 - box.x0, box.y1 - box.y0]) for box in clip.boxes]
+    crops = [place_crop(box, (HEIGHT, WIDTH), (64, 96), 4.0) for box in placed]
+    inputs = [
+        FrameInput(cut_crop(image, crop), paint_box(crop.inside(box), (64, 96)))
+        for image, crop, box in zip(images, crops, placed, strict=True)
+    ]
+    members = [((0, 2, 4), [0], [1]), ((1, 3), [0, 1], [])]
+
+    def answers(grouping):
+        runner = StaRunner(load_sta(weights)[0], size=(64, 96), steps=4, precision="float32")
+        runner.move_to(torch.device("cpu"), longest=3, grouping=grouping)
+        size = runner.grouping.frames
+        codes = [code for start in range(0, 5, size) for code in runner.encode(inputs[start : start + size])]
+        windows = [Window([codes[frame] for frame in frames], *wanted) for frames, *wanted in members]
+        size = runner.grouping.windows
+        return [found for start in range(0, 2, size) for found in runner.solve(windows[start : start + size])]
+
+    for alone, grouped in zip(answers(ALONE), answers(Grouping(frames=4, windows=3)), strict=True):
+        assert alone.loss == pytest.approx(grouped.loss, rel=1e-4)
+        assert alone.logits.keys() == grouped.logits.keys()
+        assert alone.first.keys() == grouped.first.keys()
+        for position, logits in alone.logits.items():
+            scale = np.abs(logits).max()
+            np.testing.assert_allclose(grouped.logits[position], logits, atol=1e-4 * scale)
 
 
 @pytest.mark.gpu

@@ -1,0 +1,350 @@
+"""CPU seconds of the plain STA schedule against the engine `sta`, same weights, frames and arithmetic, in turns.
+
+The plain schedule does for every labelled frame what the authors' code does: it cuts all frames of the window, runs
+backbone, features and box encoders on them, fits the first filter (x * z, the transposed product and x * g computed
+anew in every step: three products, no autograd), decodes all frames in the plain form of the network, encodes them
+again, fits the second filter, decodes all frames, and keeps one. Frames of a window go through the network together.
+Nothing is kept between windows. The engine is what `rayvos label --engine sta` runs.
+
+As the plain schedule keeps nothing, its cost is a sum over labels: for long clips it is measured on every n-th label
+and multiplied by n. Both sides use one thread, and CPU time counts: wall time of a shared machine means little.
+
+    python -m benchmarks.sta_schedule
+    python -m benchmarks.sta_schedule --quick
+    python -m benchmarks.sta_schedule --setting 30,9,3 --size 192x320
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.reporting import arguments, finish
+from rayvos.annotations.records import Box, Clip, ClipSource, ObjectInfo
+from rayvos.engines.sta import StaConfig, StaEngine
+from rayvos.engines.sta_crops import cut_crop, paint_box, paste_logits, place_crop
+from rayvos.engines.sta_solve import FrameInput, Solved, StaRunner, Window
+from rayvos.engines.sta_windows import Sampling, window_of
+from rayvos.models.layers import resize_bilinear
+from rayvos.models.sta import DECODER_WIDTHS, STA, FrameCode, normalise_bgr
+from rayvos.models.sta_checkpoint import load_sta
+from rayvos.models.weights import save_weights
+
+HEIGHT, WIDTH = 240, 427
+STEPS = 15  # STA, inference
+SETTINGS = ((30, 9, 3), (70, 9, 5), (1000, 5, 3))  # frames, window, interval
+PLAIN_LABELS = 100  # at most; see the docstring
+LOGIT_DEVIATION = 5.0
+UNCERTAIN = 1e-4  # a pixel whose logit is nearer to zero may change sides by rounding
+
+
+class Frames:
+    """Frames of coloured noise in memory, made when they are read."""
+
+    def __init__(self, num_frames: int) -> None:
+        self.num_frames, self.height, self.width = num_frames, HEIGHT, WIDTH
+
+    def image(self, frame: int) -> NDArray[np.uint8]:
+        """Return one frame."""
+        small = np.random.default_rng(frame).integers(0, 256, (12, 21, 3), dtype=np.uint8)
+        return cv2.resize(small, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+
+    def read(self, frames: Sequence[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """Yield (frame, image)."""
+        for frame in frames:
+            yield frame, self.image(frame)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def __enter__(self) -> Frames:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def main() -> None:
+    """Measure and print."""
+    options = parse_arguments()
+    device = torch.device(
+        "cuda" if options.device == "auto" and torch.cuda.is_available() else options.device.replace("auto", "cpu")
+    )
+    torch.set_num_threads(1)
+    height, width = (int(side) for side in options.size.split("x"))
+    settings = [tuple(int(value) for value in text.split(",")) for text in options.setting]
+    ratios: dict[str, float] = {}
+    numbers: dict[str, Any] = {"size": options.size, "device": str(device), "steps": STEPS}
+    num_flipped = 0
+    with tempfile.TemporaryDirectory() as folder:
+        weights = make_weights(Path(folder), (height, width))
+        for num_frames, window, interval in settings or (((12, 5, 3),) if options.quick else SETTINGS):
+            sampling = Sampling(window, interval)
+            found = measure(weights, num_frames, sampling, (height, width), device, rounds=options.rounds)
+            name = f"n{num_frames}_T{window}_D{interval}"
+            unit = "CPU" if device.type == "cpu" else "wall"
+            print(f"{name} at {options.size}, {STEPS} steps, {device}: " + describe(found, unit), flush=True)
+            ratios[f"sta_schedule_{name}"] = found["ratio"]
+            numbers[name] = found
+            num_flipped += found["pixels_that_differ"]
+    finish(options, ratios, numbers)
+    sys.exit(num_flipped > 0)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Return the command line's options."""
+    parser = arguments(__doc__ or "")
+    parser.add_argument("--size", default=None, help="HxW of crops, multiples of 32; default 128x224, 64x96 if quick")
+    parser.add_argument("--setting", action="append", default=[], metavar="N,T,D", help="frames, window, interval")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--rounds", type=int, help="default 3, 2 if quick")
+    options = parser.parse_args()
+    options.size = options.size or ("64x96" if options.quick else "128x224")
+    options.rounds = options.rounds or (2 if options.quick else 3)
+    return options
+
+
+def describe(found: Mapping[str, Any], unit: str) -> str:
+    """Return a line's numbers."""
+    return (
+        f"plain {found['plain_s']:.2f} s (every {found['plain_every']}. label measured), "
+        f"engine {found['engine_s']:.2f} s {unit} time; wall ratio {found['wall_ratio']:.2f}; "
+        f"frames encoded {found['plain_encoded']} and {found['engine_encoded']}, "
+        f"windows solved {found['plain_windows']} and {found['engine_windows']}; "
+        f"pixels that differ {found['pixels_that_differ']} of {found['pixels_drawn']} drawn "
+        f"({found['uncertain_pixels']} have a logit below {UNCERTAIN}), "
+        f"largest logit difference {found['largest_logit_difference']:.1e} of {found['largest_logit']:.0f}"
+    )
+
+
+def make_weights(folder: Path, size: tuple[int, int]) -> str:
+    """Write random weights that draw about half of a box, most of it with certainty; return their path."""
+    torch.manual_seed(0)
+    network = STA()
+    image, box = torch.from_numpy(Frames(1).image(0)).permute(2, 0, 1)[None].float(), torch.zeros(1, 1, *size)
+    height, width = size
+    inside = (..., slice(height // 4, 3 * height // 4), slice(width // 4, 3 * width // 4))
+    box[inside] = 1
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if parameter.ndim == 4:
+                parameter.normal_(0, (2 / parameter[0].numel()) ** 0.5)
+            if name.endswith("bn3.weight"):
+                parameter.fill_(0.5)  # sixteen blocks would add up otherwise
+        network.feature_extractor.conv1.weight.mul_(1 / 64)  # pixels are in 0…255
+        for tse in network.decoder.TSE.values():
+            tse.reduce[0].weight.mul_(0.02)  # features are larger than codes
+        last = network.decoder.project.conv2
+        logits = network(normalise_bgr(F.interpolate(image, size=size))[None], box, STEPS).logits2_TSHW[inside]
+        scale = LOGIT_DEVIATION / logits.std()
+        last.weight.mul_(scale)
+        last.bias.copy_((last.bias - logits.median()) * scale)
+    path = str(folder / "random.safetensors")
+    save_weights(path, network.state_dict(), architecture="sta", model={})
+    return path
+
+
+def make_clip(num_frames: int) -> Clip:
+    """Return a clip with one box that moves and grows."""
+    boxes = tuple(
+        Box(1, frame, 120 + 30 * np.sin(frame / 9), 60, 250 + 40 * np.sin(frame / 7), 190)
+        for frame in range(num_frames)
+    )
+    source = ClipSource("images", "memory")
+    return Clip("noise", source, HEIGHT, WIDTH, num_frames, objects=(ObjectInfo(1),), boxes=boxes)
+
+
+def measure(
+    weights: str, num_frames: int, sampling: Sampling, size: tuple[int, int], device: torch.device, *, rounds: int
+) -> dict[str, Any]:
+    """Return times, ratio, counts and differences of both sides, measured in turns."""
+    clip, images = make_clip(num_frames), Frames(num_frames)
+    every = max(1, num_frames // PLAIN_LABELS)
+    chosen = range(0, num_frames, every)
+    network = load_sta(weights)[0].to(device).requires_grad_(False)
+    config = StaConfig(
+        window=sampling.window, interval=sampling.interval, iterations=STEPS, height=size[0], width=size[1]
+    )
+    engine = StaEngine(config, weights=weights, device=str(device))
+
+    def plain() -> dict[int, Tensor]:
+        return {frame: plain_logits(network, clip, images, frame, sampling, size, device) for frame in chosen}
+
+    def fast() -> dict[int, NDArray[np.bool_]]:
+        labels = engine.label(clip, images, range(num_frames))
+        return {label.frame: label.mask for label in labels if label.mask is not None}
+
+    expected = {frame: logits.cpu().numpy() for frame, logits in plain().items()}
+    counts, seen, masks = watched(fast)
+    difference = compare(clip, sampling, size, expected, seen, masks)
+    times: dict[str, list[tuple[float, float]]] = {"plain": [], "engine": []}
+    for _ in range(rounds):
+        for name, side in (("plain", plain), ("engine", fast)):
+            times[name].append(clocked(side, device))
+    clock = 0 if device.type == "cpu" else 1
+    ratios = [
+        [every * a[kind] / b[kind] for a, b in zip(times["plain"], times["engine"], strict=True)] for kind in (0, 1)
+    ]
+    windows = [window_of(frame, range(num_frames), 0, num_frames, sampling) for frame in range(num_frames)]
+    return {
+        "ratio": statistics.median(ratios[clock]),
+        "ratios": ratios[clock],
+        "wall_ratio": statistics.median(ratios[1]),
+        "plain_s": every * statistics.median(seconds[clock] for seconds in times["plain"]),
+        "engine_s": statistics.median(seconds[clock] for seconds in times["engine"]),
+        "plain_every": every,
+        "plain_encoded": sum(len(window) for window in windows),
+        "plain_windows": num_frames,
+        "engine_encoded": counts["frames"],
+        "engine_windows": counts["windows"],
+        **difference,
+    }
+
+
+def clocked(side: Callable[[], Any], device: torch.device) -> tuple[float, float]:
+    """Return CPU and wall seconds."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    side()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.process_time() - cpu, time.perf_counter() - wall
+
+
+def watched(
+    fast: Callable[[], dict[int, NDArray[np.bool_]]],
+) -> tuple[dict[str, int], list[NDArray[np.float32]], dict[int, NDArray[np.bool_]]]:
+    """Run the engine once and see what it computes: counts, logits of labels in the order they were drawn, masks."""
+    counts = {"frames": 0, "windows": 0}
+    drawn: list[NDArray[np.float32]] = []
+    encode, solve = StaRunner.encode, StaRunner.solve
+
+    def count_frames(self: StaRunner, inputs: Sequence[FrameInput]) -> list[FrameCode]:
+        counts["frames"] += len(inputs)
+        return encode(self, inputs)
+
+    def count_windows(self: StaRunner, windows: Sequence[Window]) -> list[Solved]:
+        counts["windows"] += len(windows)
+        answers = solve(self, windows)
+        drawn.extend(logits for answer in answers for logits in answer.logits.values())
+        return answers
+
+    StaRunner.encode, StaRunner.solve = count_frames, count_windows  # type: ignore[method-assign]
+    try:
+        masks = fast()
+    finally:
+        StaRunner.encode, StaRunner.solve = encode, solve  # type: ignore[method-assign]
+    return counts, drawn, masks
+
+
+def compare(
+    clip: Clip,
+    sampling: Sampling,
+    size: tuple[int, int],
+    expected: Mapping[int, NDArray[np.float32]],
+    drawn: Sequence[NDArray[np.float32]],
+    masks: Mapping[int, NDArray[np.bool_]],
+) -> dict[str, Any]:
+    """Return how far both sides' masks and logits are apart."""
+    num_flipped = num_uncertain = num_drawn = 0
+    differences = []
+    for frame, logits in expected.items():
+        box = placed_box(clip.boxes[frame])
+        crop = place_crop(box, (HEIGHT, WIDTH), size, 4.0)
+        part, (top, left) = paste_logits(logits, crop, box, (HEIGHT, WIDTH))
+        mask = np.zeros((HEIGHT, WIDTH), np.bool_)
+        mask[top : top + part.shape[0], left : left + part.shape[1]] = part > 0
+        wrong = mask != masks[frame]
+        num_flipped += int(wrong.sum())
+        num_uncertain += int((np.abs(part) < UNCERTAIN).sum())
+        num_drawn += int(mask.sum())
+        # Labels of one window are drawn together, in another order than frames: the nearest one is this frame's.
+        differences.append(min(float(np.abs(logits - found).max()) for found in drawn))
+    return {
+        "pixels_that_differ": num_flipped,
+        "uncertain_pixels": num_uncertain,
+        "pixels_drawn": num_drawn,
+        "largest_logit_difference": max(differences),
+        "largest_logit": max(float(np.abs(logits).max()) for logits in expected.values()),
+    }
+
+
+def placed_box(box: Box) -> NDArray[np.float64]:
+    """Return a box as `x, y, width, height`."""
+    return np.array([box.x0, box.y0, box.x1 - box.x0, box.y1 - box.y0])
+
+
+def plain_logits(
+    network: STA,
+    clip: Clip,
+    images: Frames,
+    frame: int,
+    sampling: Sampling,
+    size: tuple[int, int],
+    device: torch.device,
+) -> Tensor:
+    """Return the logits (H, W) of one frame by the plain schedule."""
+    window = window_of(frame, range(clip.num_frames), 0, clip.num_frames, sampling)
+    crops, painted = [], []
+    for member in window:
+        box = placed_box(clip.boxes[member])
+        crop = place_crop(box, (HEIGHT, WIDTH), size, 4.0)
+        pixels = torch.from_numpy(cut_crop(images.image(member), crop)).to(device).permute(2, 0, 1)[None].float()
+        crops.append(F.interpolate(pixels, size=size, mode="bilinear", align_corners=False))
+        painted.append(paint_box(crop.inside(box), size))
+    with torch.inference_mode():
+        boxes = torch.from_numpy(np.array(painted)).to(device).float()[:, None]
+        layers = network.feature_extractor(normalise_bgr(torch.cat(crops)))
+        x = network.target_model.features(layers["layer3"])
+        m = network.label_encoder.label_pred(network.label_encoder(boxes, x))
+        mixed = network.bbox_encoder(boxes, x)
+        e, w = network.bbox_encoder.label_pred(mixed), network.bbox_encoder.samp_w_pred(mixed)
+        s = plain_response(x, e, w, network.target_model.strength)
+        logits1 = plain_decode(network, layers, torch.cat([m, s], 1), size)
+        e2, w2 = network.encode_masks(logits1)
+        s2 = plain_response(x, e2, w2, network.target_model_segm.strength)
+        return plain_decode(network, layers, torch.cat([m, s2], 1), size)[window.index(frame), 0]
+
+
+def plain_response(x: Tensor, e: Tensor, w: Tensor, strength: Tensor) -> Tensor:
+    """Return x * z after the steepest descent, every product computed anew."""
+    z = x.new_zeros(e.shape[1], x.shape[1], 3, 3)
+    squared = strength.square()
+    for _ in range(STEPS):
+        r = w * (F.conv2d(x, z, padding=1) - e)
+        g = torch.nn.grad.conv2d_weight(x, z.shape, w * r, padding=1) + squared * z
+        h = w * F.conv2d(x, g, padding=1)
+        gg = g.square().sum()
+        z = z - gg / (h.square().sum() + squared * gg).clamp(min=1e-8) * g
+    return F.conv2d(x, z, padding=1)
+
+
+def plain_decode(network: STA, layers: Mapping[str, Tensor], q: Tensor, size: Sequence[int]) -> Tensor:
+    """Return logits (T, 1, H, W) by the decoder as the paper draws it."""
+    decoder, deep = network.decoder, None
+    for name in DECODER_WIDTHS:
+        reduced = decoder.TSE[name].reduce(layers[name])
+        deep = reduced.mean(dim=(2, 3), keepdim=True) if deep is None else decoder.proj[name](deep)
+        joined = torch.cat([reduced, resize_bilinear(q, reduced.shape[-2:], align_corners=False)], 1)
+        mixed = decoder.RRB1[name](decoder.TSE[name].transform(joined))
+        deep = decoder.RRB2[name](decoder.CAB[name](mixed, deep))
+    assert deep is not None
+    doubled = F.interpolate(deep, size=[2 * side for side in deep.shape[-2:]], mode="bicubic", align_corners=False)
+    narrow = F.relu(decoder.project.conv1(doubled))
+    return decoder.project.conv2(F.interpolate(narrow, size=tuple(size), mode="bicubic", align_corners=False))
+
+
+if __name__ == "__main__":
+    main()
