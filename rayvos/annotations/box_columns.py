@@ -20,6 +20,7 @@ import pyarrow.csv
 from numpy.typing import NDArray
 
 from rayvos import storage
+from rayvos.annotations.arrow_files import open_native
 from rayvos.errors import FormatError, RayvosError
 
 __all__ = ["BoxColumns", "is_box_table"]
@@ -247,7 +248,7 @@ def _delimiter(line: str) -> str:
 def _csv_batches(path: str, header: str) -> Iterator[Batch]:
     names = _header(header, path)
     wanted = [name for name in (*REQUIRED, *OPTIONAL) if name in names]
-    with storage.open_input(path) as file:
+    with open_native(path) as file:
         try:
             reader = pa.csv.open_csv(
                 file,

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rayvos import storage
+from rayvos.annotations.arrow_files import open_parquet
 from rayvos.annotations.records import Box, Clip, ClipSource, MaskPrompt, ObjectInfo, Point, Trace
 from rayvos.annotations.tables import COMPRESSION, MANIFEST, check_schema
 from rayvos.errors import BoxError, FormatError, IdError
@@ -259,9 +260,8 @@ class ManifestFile:
 
     def __init__(self, path: str, data: bytes | None = None) -> None:
         self.path = path
-        file = storage.open_input(path) if data is None else io.BytesIO(data)
         try:
-            self._parquet = pq.ParquetFile(file)
+            self._parquet = open_parquet(path, data)
         except (pa.ArrowInvalid, OSError) as error:
             raise FormatError(f"{path}: expected a Parquet manifest: {error}; make one with `rayvos import`") from error
         check_schema(self._parquet.schema_arrow, "manifest", path)
@@ -298,7 +298,7 @@ class ManifestFile:
             FormatError: the file is damaged, or something is missing.
         """
         try:
-            table = self._parquet.read_row_group(group)
+            table = self._parquet.read_row_group(group, use_threads=False)
         except (pa.ArrowInvalid, OSError) as error:
             raise FormatError(f"{self.path}: damaged: {error}; copy it again, or import the clips again") from error
         for name in _NEEDED:

@@ -23,9 +23,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from rayvos import storage
+from rayvos.annotations.arrow_files import open_parquet, read_parquet
 from rayvos.annotations.tables import DEAD_LETTERS, LABELS, check_schema
 from rayvos.errors import FormatError, MissingPathError
 
@@ -163,10 +163,10 @@ class RunFolder:
         """
         path = self.labels_file(unit_id)
         try:
-            with storage.open_input(path) as file:
-                metadata = pq.read_metadata(file).metadata or {}
+            with open_parquet(path) as file:
+                metadata = file.metadata.metadata or {}
             footer = json.loads(metadata[FOOTER_KEY])
-        except (pa.ArrowInvalid, KeyError, ValueError) as error:
+        except (pa.ArrowInvalid, OSError, KeyError, ValueError) as error:
             raise FormatError(f"{path}: damaged: {error}; remove it and run the job again to redo its unit") from error
         return dict(footer)
 
@@ -177,13 +177,10 @@ class RunFolder:
 
 
 def _read_parquet(path: str) -> pa.Table:
-    with storage.open_input(path) as file:
-        try:
-            return pq.read_table(file)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise FormatError(
-                f"{path}: expected Parquet: {error}; if a run wrote it, remove it and run again"
-            ) from error
+    try:
+        return read_parquet(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise FormatError(f"{path}: expected Parquet: {error}; if a run wrote it, remove it and run again") from error
 
 
 def iter_labels(

@@ -8,9 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from rayvos import storage
+from rayvos.annotations.arrow_files import open_parquet, read_parquet
 from rayvos.annotations.label_frames import frame_names, frames_of
 from rayvos.annotations.manifest import ManifestFile
 from rayvos.annotations.records import Clip
@@ -51,11 +50,11 @@ def table_kind(path: str) -> str:
     Raises:
         FormatError: the file is no Parquet, or no rayvos table.
     """
-    with storage.open_input(path) as file:
-        try:
-            metadata = pq.read_schema(file).metadata or {}
-        except (pa.ArrowInvalid, OSError) as error:
-            raise FormatError(f"{path}: expected a Parquet table: {error}; copy the file again") from error
+    try:
+        with open_parquet(path) as file:
+            metadata = file.schema_arrow.metadata or {}
+    except (pa.ArrowInvalid, OSError) as error:
+        raise FormatError(f"{path}: expected a Parquet table: {error}; copy the file again") from error
     if b"rayvos.table" not in metadata:
         raise FormatError(f"{path}: expected a rayvos table of labels or a manifest, found other Parquet")
     return str(metadata[b"rayvos.table"].decode())
@@ -67,8 +66,7 @@ class _Manifest:
     def __init__(self, path: str) -> None:
         self.path = path
         self._file: ManifestFile | None = None
-        with storage.open_input(path) as file:
-            columns = pq.read_table(file, columns=["clip_id", "num_frames"])
+        columns = read_parquet(path, ["clip_id", "num_frames"])
         self.num_frames: dict[str, int] = dict(
             zip(columns.column("clip_id").to_pylist(), columns.column("num_frames").to_pylist(), strict=True)
         )

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayvos import storage
+from rayvos.annotations.arrow_files import read_parquet
 from rayvos.annotations.label_rows import stamp_labels
 from rayvos.annotations.manifest import ManifestFile, check_clip
 from rayvos.annotations.prompts import Prompts, select_prompts
@@ -145,11 +146,7 @@ class LabelWorker:
 
     def _committed_receipt(self, unit: Unit) -> Receipt:
         """Return the receipt of a unit that a worker committed before it could hand in its receipt."""
-        import pyarrow.parquet as pq
-
-        path = self.run.labels_file(unit.unit_id)
-        with storage.open_input(path) as file:
-            present = pq.read_table(file, columns=["present"]).column("present")
+        present = read_parquet(self.run.labels_file(unit.unit_id), ["present"]).column("present")
         letters = [DeadLetter(**letter) for letter in self.run.read_footer(unit.unit_id)["dead_letters"]]
         AttemptMarks(self.run, unit.unit_id, self.settings.session, self.note).clear()
         return _receipt(unit, len(present), pc.sum(present).as_py() or 0, letters=letters)
