@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from rayvos.annotations.manifest import ManifestFile
 from rayvos.annotations.run_folder import RunFolder
 from rayvos.cli.label import LabelOptions, label_job
+from rayvos.errors import UsageError
 
 __all__ = ["plan"]
 
@@ -37,7 +40,7 @@ def plan(
     made = plan_only(job)
     engine = job.engine.load()
     actors = options.actors or max(1, int(usable_cores() / max(engine.needs().num_cpus, 1e-9)))
-    measured = RunFolder(rates_from or options.out).read_run_json().get("throughput")
+    measured = _rates_of(rates_from, engine.name) if rates_from is not None else _rates_in(options.out)
     found = forecast(made, _labels_per_frame(made.manifest), actors, measured)
     if options.as_json:
         print(json.dumps(dataclasses.asdict(found)))
@@ -47,6 +50,25 @@ def plan(
     print(f"  time    about {_duration(found.seconds_left)} with {found.actors} actors ({found.basis})")
     print(f"  output  about {found.output_bytes / 1e6:.1f} MB")
     return 0
+
+
+def _rates_in(run: str) -> Mapping[str, Any] | None:
+    measured: Mapping[str, Any] | None = RunFolder(run).read_run_json().get("throughput")
+    return measured
+
+
+def _rates_of(run: str, engine: str) -> Mapping[str, Any]:
+    """Return the rates of the run that the user names.
+
+    Raises:
+        UsageError: it measured none, or those of another engine.
+    """
+    measured, its_engine = _rates_in(run), RunFolder(run).read_run_json().get("engine")
+    if not measured or not measured.get("frames"):
+        raise UsageError(f"--rates-from {run}: no measured rates there; name a run folder that labelled some frames")
+    if its_engine != engine:
+        raise UsageError(f"--rates-from {run}: rates of engine {its_engine!r}, but the plan is for {engine!r}")
+    return measured
 
 
 def _labels_per_frame(manifest: str) -> float:
