@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import logging
 import os
 import platform
 import shutil
@@ -12,7 +11,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,7 +19,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from rayvos import storage
-from rayvos.errors import RayvosError
+from rayvos.errors import RayvosError, RunError
 
 __all__ = ["Finding", "doctor"]
 
@@ -28,6 +27,7 @@ PACKAGES = ("ray", "torch", "torchvision", "numpy", "cv2", "pycocotools", "pyarr
 DISTRIBUTIONS = {"cv2": "opencv-python"}
 NEEDED_MEMORY = 4 << 30  # one actor, Ray's own processes and the object store
 NEEDED_DISK = 5 << 30
+NODE_TIMEOUT_S = 60.0  # a worker that must start first, on a busy machine
 NEEDED_SHM = 128 << 20  # Ray's smallest object store is 75 MiB
 
 
@@ -58,7 +58,7 @@ def doctor(
     """
     checks: list[Callable[[], Iterator[Finding]]] = [_check_python, _check_packages, _check_machine, _check_accelerator]
     if address is not None:
-        checks.append(lambda: _check_cluster(address))
+        checks.append(lambda: _check_cluster(address, storage_url))
     if storage_url is not None:
         checks.append(lambda: _check_storage(storage_url))
     if weights is not None:
@@ -128,38 +128,48 @@ def _check_accelerator() -> Iterator[Finding]:
         yield Finding("accelerator", "ok", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
 
 
-def _check_cluster(address: str) -> Iterator[Finding]:
-    import ray
+def _check_cluster(address: str, storage_url: str | None) -> Iterator[Finding]:
+    from rayvos.pipelines.cluster import connected
 
     try:
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
-    except Exception as error:  # Ray raises many kinds; each means that the cluster cannot be used
-        yield Finding("cluster", "failed", f"{address}: {error}", "start one (ray start --head), or check the address")
-        return
-    try:
-        nodes = [node for node in ray.nodes() if node["Alive"]]
-        total = ray.cluster_resources()
-        found = (
-            f"{len(nodes)} nodes, {total.get('CPU', 0):.0f} CPUs, {total.get('GPU', 0):.0f} GPUs, Ray {ray.__version__}"
-        )
-        yield Finding("cluster", "ok", found)
-        if total.get("CPU", 0) < 2:
-            yield Finding(
-                "cluster CPUs", "failed", "fewer than 2", "give the cluster 2 CPUs: one actor, one for Ray Data"
-            )
-        probe = ray.remote(num_cpus=0)(_versions)
-        for node in nodes:
-            strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            try:
-                there = ray.get(probe.options(scheduling_strategy=strategy).remote(), timeout=60)
-            except Exception as error:  # the same: whatever it is, this node cannot work
-                yield Finding("node", "failed", f"{node['NodeManagerAddress']}: {error}", "install rayvos on this node")
-                continue
-            state: Literal["ok", "failed"] = "ok" if there == _versions() else "failed"
-            remedy = "" if state == "ok" else f"install the same versions as here: {_versions()}"
-            yield Finding("node", state, f"{node['NodeManagerAddress']}: {there}", remedy)
-    finally:
-        ray.shutdown()
+        with connected(address):
+            yield from _check_nodes(storage_url)
+    except RunError as error:
+        yield Finding("cluster", "failed", str(error), "start one (ray start --head), or check the address")
+
+
+def _check_nodes(storage_url: str | None) -> Iterator[Finding]:
+    """Check the cluster that this process is connected to, and each of its machines from inside."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    total = ray.cluster_resources()
+    cpus, gpus = total.get("CPU", 0), total.get("GPU", 0)
+    yield Finding("cluster", "ok", f"{len(nodes)} nodes, {cpus:.0f} CPUs, {gpus:.0f} GPUs, Ray {ray.__version__}")
+    if cpus < 2:
+        remedy = "give the cluster 2 CPUs: one actor, one for Ray Data"
+        yield Finding("cluster CPUs", "failed", "fewer than 2", remedy)
+    probe = ray.remote(num_cpus=0)(_look_around)
+    for node in nodes:
+        strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        name = node["NodeManagerAddress"]
+        try:
+            task = probe.options(scheduling_strategy=strategy).remote(storage_url)
+            there, findings = ray.get(task, timeout=NODE_TIMEOUT_S)
+        except Exception as error:  # Ray raises many kinds; each means that this node cannot work
+            yield Finding("node", "failed", f"{name}: {error}", "install rayvos on this node")
+            continue
+        state: Literal["ok", "failed"] = "ok" if there == _versions() else "failed"
+        remedy = "" if state == "ok" else f"install the same versions as here: {_versions()}"
+        yield Finding("node", state, f"{name}: {there}", remedy)
+        for finding in findings:
+            yield replace(finding, found=f"{name}: {finding.found}")
+
+
+def _look_around(storage_url: str | None) -> tuple[str, list[Finding]]:
+    """Return what a machine has installed, and whether its own credentials reach the storage."""
+    return _versions(), [] if storage_url is None else list(_check_storage(storage_url))
 
 
 def _versions() -> str:
