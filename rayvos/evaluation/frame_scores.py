@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rayvos.evaluation.boundary_f import window_of
 from rayvos.evaluation.mask_frames import Ids, LabelMapFrame, MaskFrame, RleFrame, common_window
-from rayvos.evaluation.outlines import drawn_part, outline, outline_packed
+from rayvos.evaluation.outlines import Packed, count_pairs, drawn_part, f_of_counts, outline
 
 __all__ = ["JaccardF", "jaccard_of_object", "score_objects", "score_pairs"]
 
@@ -24,9 +25,6 @@ class JaccardF(NamedTuple):
 
 
 PERFECT = JaccardF(1.0, 1.0)
-
-Packed = tuple[NDArray[np.uint8], int]
-"""Two masks of a part of the image, (2, height, bytes), one bit a pixel, and the columns from its left edge on."""
 
 
 def score_objects(truth: MaskFrame, mask: MaskFrame, object_ids: Sequence[int], radius: int) -> list[JaccardF]:
@@ -43,16 +41,30 @@ def score_objects(truth: MaskFrame, mask: MaskFrame, object_ids: Sequence[int], 
         packed = _pack_label_maps(truth.ids, mask.ids, object_ids)
     else:
         packed = _pack_masks(truth, mask, object_ids)
-    return [PERFECT if found is None else _score_pair(*found, radius) for found in packed]
+    parts: dict[int, Packed] = {}
+    for position, found in enumerate(packed):
+        if found is not None:
+            rows, columns = drawn_part(found[0])
+            pair = found[0][:, rows, columns]
+            if not np.array_equal(pair[0], pair[1]):
+                parts[position] = pair, found[1] - 8 * columns.start
+    scores = [PERFECT] * len(object_ids)
+    for positions in _similar_widths(parts):
+        for position, counts in zip(positions, count_pairs([parts[key] for key in positions], radius), strict=True):
+            scores[position] = JaccardF(counts.intersection / counts.union, f_of_counts(*counts[2:]))
+    return scores
 
 
-def _score_pair(pair_2HB: NDArray[np.uint8], width: int, radius: int) -> JaccardF:
-    rows, columns = drawn_part(pair_2HB)
-    pair_2HB, width = pair_2HB[:, rows, columns], width - 8 * columns.start
-    if np.array_equal(pair_2HB[0], pair_2HB[1]):
-        return PERFECT
-    outlines = outline_packed(pair_2HB, width, radius)
-    return JaccardF(outlines.jaccard(0, 1), outlines.boundary_f(0, 1))
+def _similar_widths(parts: Mapping[int, Packed]) -> list[list[int]]:
+    """Return the keys of the parts in groups whose widest is at most twice as wide as the narrowest."""
+    groups: list[list[int]] = []
+    limit = 0
+    for key in sorted(parts, key=lambda key: parts[key][0].shape[2]):
+        if parts[key][0].shape[2] > limit:
+            groups.append([])
+            limit = 2 * parts[key][0].shape[2]
+        groups[-1].append(key)
+    return groups
 
 
 def _pack_label_maps(truth: Ids, mask: Ids, object_ids: Sequence[int]) -> Iterator[Packed]:
@@ -61,10 +73,15 @@ def _pack_label_maps(truth: Ids, mask: Ids, object_ids: Sequence[int]) -> Iterat
     Packing reads whole images, so the bits of the ids are packed, not the masks of the objects: two planes for three
     objects, three for seven.
     """
+    drawn = truth | mask
+    window = window_of(drawn.view(np.bool_) if drawn.dtype == np.uint8 else drawn != 0) or (slice(0, 1), slice(0, 1))
+    left = window[1].start // 8 * 8  # whole bytes
+    width = truth.shape[1] - left
+    truth, mask = (ids[window[0], left : window[1].stop] for ids in (truth, mask))
     num_planes = int(max(truth.max(initial=0), mask.max(initial=0))).bit_length()
     if num_planes > len(object_ids):  # ids far above their number, void for one
         for object_id in object_ids:
-            yield np.stack([_pack(truth == object_id), _pack(mask == object_id)]), truth.shape[1]
+            yield np.stack([_pack(truth == object_id), _pack(mask == object_id)]), width
         return
     planes_P2HB = np.stack(
         [
@@ -72,10 +89,8 @@ def _pack_label_maps(truth: Ids, mask: Ids, object_ids: Sequence[int]) -> Iterat
             for bit in range(max(1, num_planes))
         ]
     )
-    rows, columns = drawn_part(planes_P2HB.reshape(-1, *planes_P2HB.shape[2:]))
-    planes_P2HB = np.ascontiguousarray(planes_P2HB[:, :, rows, columns])
     for object_id in object_ids:
-        yield _select(planes_P2HB, object_id), truth.shape[1] - 8 * columns.start
+        yield _select(planes_P2HB, object_id), width
 
 
 def _select(planes_P2HB: NDArray[np.uint8], object_id: int) -> NDArray[np.uint8]:

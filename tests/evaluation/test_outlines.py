@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 
 from rayvos.errors import ShapeError
 from rayvos.evaluation.boundary_f import boundary_f, window_of
+from rayvos.evaluation.frame_scores import score_objects
 from rayvos.evaluation.jaccard import jaccard
-from rayvos.evaluation.outlines import boundary_radius
+from rayvos.evaluation.mask_frames import LabelMapFrame
+from rayvos.evaluation.outlines import boundary_radius, outline
 from rayvos.masks.boundaries import boundary_map
 
 
@@ -97,3 +99,29 @@ def test_masks_of_two_sizes_are_refused(other):
 def test_a_radius_that_is_no_radius_is_refused(bound_th):
     with pytest.raises(ShapeError):
         boundary_radius(10, 10, bound_th)
+
+
+@given(pairs(), st.integers(0, 30), st.integers(1, 4))
+@settings(deadline=None, max_examples=60)
+def test_objects_of_a_frame_are_scored_as_each_alone(masks, radius, num_objects):
+    rng = np.random.default_rng(radius)
+    numbers = rng.integers(1, num_objects + 1, masks.shape[1:]).astype(np.uint8)
+    truth, mask = masks[0] * numbers, masks[1] * numbers[::-1, ::-1]
+    object_ids = range(1, num_objects + 2)
+
+    together = score_objects(LabelMapFrame(truth), LabelMapFrame(mask), object_ids, radius)
+
+    for object_id, score in zip(object_ids, together, strict=True):
+        alone = truth == object_id, mask == object_id
+        assert score.j == jaccard(*alone)
+        assert score.f == pytest.approx(outline(np.stack(alone), radius).boundary_f(0, 1), abs=1e-12)
+
+
+def test_ids_far_apart_and_wide_ids_are_found():
+    truth = np.zeros((30, 40), np.uint16)
+    truth[5:15, 5:15], truth[20:25, 30:40] = 300, 7
+    mask = np.roll(truth, 1, axis=1)
+
+    found = score_objects(LabelMapFrame(truth, 65535), LabelMapFrame(mask, 65535), [7, 300, 301], 1)
+
+    assert [score.j for score in found] == [jaccard(truth == value, mask == value) for value in (7, 300, 301)]
