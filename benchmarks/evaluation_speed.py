@@ -192,7 +192,7 @@ def main() -> None:
     """Run both comparisons."""
     options = arguments(__doc__ or "").parse_args()
     cv2.setNumThreads(1)
-    num_clips, num_frames, copies, rounds = (3, 10, 10, 2) if options.quick else (8, 25, 40, 5)
+    num_clips, num_frames, copies, rounds = (3, 10, 10, 10) if options.quick else (8, 25, 40, 10)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         clips = write_clips(folder, num_clips, num_frames, copies)
