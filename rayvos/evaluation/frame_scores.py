@@ -83,27 +83,23 @@ def _pack_label_maps(truth: Ids, mask: Ids, object_ids: Sequence[int]) -> Iterat
         for object_id in object_ids:
             yield np.stack([_pack(truth == object_id), _pack(mask == object_id)]), width
         return
-    planes_P2HB = np.stack(
-        [
-            [_pack(ids & (1 << bit) if num_planes > 1 else ids) for ids in (truth, mask)]
-            for bit in range(max(1, num_planes))
-        ]
-    )
+    planes = [
+        np.stack([_pack(ids & (1 << bit) if num_planes > 1 else ids) for ids in (truth, mask)])
+        for bit in range(max(1, num_planes))
+    ]
+    # By bit and its value, where the pixels are that have it.
+    sides = [(~plane, plane) for plane in planes] if len(planes) > 1 else [(planes[0], planes[0])]
     for object_id in object_ids:
-        yield _select(planes_P2HB, object_id), width
+        yield _select(sides, object_id), width
 
 
-def _select(planes_P2HB: NDArray[np.uint8], object_id: int) -> NDArray[np.uint8]:
-    """Return where the planes hold the bits of an id."""
-    if object_id >= 1 << len(planes_P2HB):
-        return np.zeros_like(planes_P2HB[0])
-    chosen = [plane for bit, plane in enumerate(planes_P2HB) if object_id >> bit & 1]
-    found: NDArray[np.uint8] = chosen[0].copy()
-    for plane in chosen[1:]:
-        found &= plane
-    for bit, plane in enumerate(planes_P2HB):
-        if not object_id >> bit & 1:
-            found &= ~plane
+def _select(sides: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]], object_id: int) -> NDArray[np.uint8]:
+    """Return the pixels whose bits are those of an id."""
+    if object_id >= 1 << len(sides):
+        return np.zeros_like(sides[0][1])
+    found = sides[0][object_id & 1]
+    for bit, side in enumerate(sides[1:], start=1):
+        found = found & side[object_id >> bit & 1]
     return found
 
 
