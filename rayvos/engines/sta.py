@@ -27,7 +27,7 @@ from rayvos.engines.base import EngineNeeds, FrameReader, Label
 from rayvos.engines.devices import find_device, single_threads
 from rayvos.engines.scores import mean_margin, overlap, predicted_iou
 from rayvos.engines.sta_crops import Crop, cut_crop, label_map, paint_box, paste_logits, place_crop
-from rayvos.engines.sta_ring import Key, Step, plan_steps
+from rayvos.engines.sta_ring import BLOCK_REACHES, Key, Step, plan_steps
 from rayvos.engines.sta_solve import FrameInput, Precision, Solved, StaRunner, Window, code_bytes
 from rayvos.engines.sta_windows import RECIPES, Recipe, Sampling, WindowJob, plan_jobs
 from rayvos.errors import UsageError, WeightsError, choose
@@ -172,16 +172,20 @@ class StaEngine:
     def needs(self) -> EngineNeeds:
         """Return what planning and scheduling must know."""
         on_gpu = find_device(self._device_name, check=False).type == "cuda"
-        # Frames per window and crop area are what the time depends on: measured with 5 frames at 192x320.
+        # 0.8 s a label on one CPU core with 5 frames at 192x320; the time grows with the crop's area and, as one part
+        # in about three depends on the frame alone, with the window. The GPU's seconds are a guess: measure yours.
         share = self._config.height * self._config.width / (192 * 320) * (2 + self._sampling.window) / 7
+        # Pictures wait for the codes that are made of them: a block of the ring and a window's reach, at most.
+        pictures = (1 + BLOCK_REACHES) * (1 + self._sampling.reach) * 1080 * 1920 * 3
         return EngineNeeds(
             halo=self._sampling.reach,
             seconds_per_frame=0.01,
-            seconds_per_label=(0.02 if on_gpu else 1.0) * share,
+            seconds_per_label=(0.02 if on_gpu else 0.8) * share,
             num_cpus=2 if on_gpu else 1,
             # `auto` on a machine without a GPU may be planning for a cluster that has some.
             num_gpus=0 if self._device_name == "cpu" else 1,
-            memory_bytes=(2 << 30) + int(self._config.memory_gb * (1 << 30)) + 2 * self._runner.num_bytes,
+            # 1.5 GB at 480x832 with 9 frames and 12 codes, measured; the codes and pictures of longer reaches added.
+            memory_bytes=(2 << 30) + int(self._config.memory_gb * (1 << 30)) + pictures,
         )
 
     def label(self, clip: Clip, images: FrameReader, frames: range) -> Iterator[Label]:

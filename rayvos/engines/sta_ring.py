@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from rayvos.engines.sta_windows import Sampling, WindowJob
 
-__all__ = ["Key", "Step", "plan_steps"]
+__all__ = ["BLOCK_REACHES", "Key", "Step", "plan_steps"]
 
 Key = tuple[int, int]  # (object_id, frame)
 BLOCK_REACHES = 2  # frames of a block, in reaches of a window: a longer one holds more pictures and scores

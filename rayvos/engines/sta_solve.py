@@ -116,7 +116,6 @@ class StaRunner:
         self._size = size
         self._steps = steps
         self._half = None if precision == "float32" else getattr(torch, precision)
-        self.num_bytes = sum(parameter.nbytes for parameter in network.parameters())
 
     def move_to(self, device: torch.device, *, longest: int, grouping: Grouping | None = None) -> None:
         """Use a device from now on.
