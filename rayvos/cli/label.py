@@ -16,6 +16,7 @@ from cyclopts import Parameter
 
 from rayvos import storage
 from rayvos.errors import UsageError
+from rayvos.video.limits import DecodeLimits
 
 if TYPE_CHECKING:
     from rayvos.pipelines.label import LabelJob, LabelSummary
@@ -70,6 +71,8 @@ class LabelOptions:
     """Time limit of a clip or frame range; default: 20 times the planned time, at least 600 s."""
     memory_limit: str | None = None
     """Memory an actor may use, such as 4GB, on machines without GPU; default: its share of the machine's."""
+    max_pixels: int = DecodeLimits().max_pixels
+    """Largest frame, width x height; a clip with a larger one becomes a dead letter before it is decoded."""
     overwrite: Annotated[bool, Parameter(negative="")] = False
     """Discard the run that is in the output folder and start anew."""
     dry_run: Annotated[bool, Parameter(negative="")] = False
@@ -147,6 +150,7 @@ def label_job(source: str, options: LabelOptions, *, folder: str | None = None) 
         max_attempts=options.max_attempts,
         timeout_s=options.timeout_s,
         memory_limit_bytes=None if options.memory_limit is None else parse_bytes(options.memory_limit),
+        max_pixels=options.max_pixels,
         actors=options.actors,
         address=options.address,
         overwrite=options.overwrite,

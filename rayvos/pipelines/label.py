@@ -32,6 +32,7 @@ from rayvos.pipelines.receipts import Receipt, unit_to_row
 from rayvos.pipelines.run_record import RunRecord, check_same_configuration, configuration_of
 from rayvos.pipelines.stopping import RunStopped, stop_signals
 from rayvos.pipelines.worker import LabelWorker, WorkerSettings
+from rayvos.video.limits import DecodeLimits
 
 __all__ = ["LabelJob", "LabelProgress", "LabelSummary", "RunStopped", "discard_run", "plan_only", "run_label"]
 
@@ -67,6 +68,8 @@ class LabelJob:
     """Time limit of a clip's frame range; None: 20 times what is planned, 600 s at least."""
     memory_limit_bytes: int | None = None
     """Per actor; None: an equal share of its machine's."""
+    max_pixels: int = DecodeLimits().max_pixels
+    """Largest frame, width x height."""
     actors: int | None = None
     """None: as many as fit."""
     address: str = ""
@@ -77,7 +80,7 @@ class LabelJob:
     def __post_init__(self) -> None:
         if self.max_failed < 0 or self.max_attempts < 1:
             raise UsageError("max_failed: expected 0 or more; max_attempts: expected 1 or more")
-        for name in ("timeout_s", "memory_limit_bytes", "actors", "limit"):
+        for name in ("timeout_s", "memory_limit_bytes", "max_pixels", "actors", "limit"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UsageError(f"{name}: expected more than 0, found {value}")
@@ -176,6 +179,7 @@ def _job_facts(job: LabelJob) -> dict[str, Any]:
         "max_attempts": job.max_attempts,
         "timeout_s": job.timeout_s,
         "memory_limit_bytes": job.memory_limit_bytes,
+        "max_pixels": job.max_pixels,
         "retry_failed": job.retry_failed,
         "arguments": sys.argv[1:],
     }
@@ -231,6 +235,7 @@ def _run_units(
                 timeout_s=job.timeout_s,
                 memory_limit_bytes=pool.memory_limit_bytes,
                 num_threads=pool.num_threads,
+                max_pixels=job.max_pixels,
             )
             try:
                 _take_receipts(job, _receipts(todo, settings, pool), progress, on_progress)

@@ -44,6 +44,7 @@ from rayvos.pipelines.guards import (
 from rayvos.pipelines.prefetch import OpeningClip
 from rayvos.pipelines.receipts import Receipt, row_to_unit
 from rayvos.pipelines.sink import commit_unit
+from rayvos.video.limits import DecodeLimits
 from rayvos.video.source import open_clip
 
 __all__ = ["LabelWorker", "WorkerSettings"]
@@ -73,6 +74,8 @@ class WorkerSettings:
     memory_limit_bytes: int | None
     num_threads: int
     """For torch and OpenCV."""
+    max_pixels: int = DecodeLimits().max_pixels
+    """Largest frame, width x height."""
 
 
 class LabelWorker:
@@ -198,7 +201,8 @@ class LabelWorker:
         halo = clip.num_frames if self.halo is None else self.halo
         expected = range(max(0, piece.frame_start - halo), min(piece.frame_stop + halo, clip.num_frames))
         threads = max(1, self.settings.num_threads)
-        return OpeningClip(lambda: open_clip(clip, decode_threads=threads), expected, ahead=ahead)
+        limits = DecodeLimits(max_pixels=self.settings.max_pixels)
+        return OpeningClip(lambda: open_clip(clip, limits=limits, decode_threads=threads), expected, ahead=ahead)
 
     def _label_piece(
         self, index: int, piece: Piece, clip: Clip, opening: OpeningClip, seconds: StageSeconds

@@ -460,3 +460,17 @@ def test_a_zip_bomb_of_masks_is_refused_unpacked(tmp_path: Path) -> None:
     assert code == 1
     assert "bomb.zip/clip/00000.png: 314572800 bytes unpacked" in said
     assert said.rstrip().endswith("[image_too_large]")
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_the_largest_frame_may_be_set(tmp_path: Path) -> None:
+    clips = [pictures(tmp_path / "pictures"), video(tmp_path / "video")]
+    manifest = write_unchecked(clips, tmp_path / "clips.parquet")
+    words = ["label", str(manifest), *ENGINE_WORDS, "--max-failed", "9", "-o"]
+
+    assert run_main([*words, str(tmp_path / "less"), "--max-pixels", str(48 * 66 - 1)])[0] == 3
+    assert run_main([*words, str(tmp_path / "enough"), "--max-pixels", str(2 * 48 * 66)])[0] == 0
+
+    letters = read_dead_letters(str(tmp_path / "less"))
+    assert letters["error"].to_pylist() == ["image_too_large"] * 2
