@@ -41,6 +41,7 @@ from rayvos.engines.stcn_anchors import AnchorMasks, Anchors, find_anchors, work
 from rayvos.errors import UsageError, WeightsError, choose
 from rayvos.models.stcn import FrameFeatures
 from rayvos.models.stcn_checkpoint import load_stcn
+from rayvos.models.winograd import use_winograd
 
 __all__ = ["StcnConfig", "StcnEngine"]
 
@@ -189,7 +190,7 @@ class StcnEngine:
         size = working_size(clip.height, clip.width, self._config.max_size)
         padding = pad_to_stride(torch.empty(size))[1]
         masks = AnchorMasks(anchors, clip, size, device, backward=backward)
-        self._network.to(device)
+        self._prepare(device)
         with closing(_pictures(images, order, size, device, antialias=self._config.antialias)) as pictures:
 
             def encode(frame: int) -> tuple[Tensor, FrameFeatures]:
@@ -204,6 +205,12 @@ class StcnEngine:
                 if step is None:
                     return
                 yield step[0], unpad(step[1], padding)
+
+    def _prepare(self, device: torch.device) -> None:
+        """Move the network to the device it works on; not before, since planning needs none."""
+        self._network.to(device)
+        if device.type == "cpu" and self._config.precision == "float32":
+            use_winograd(self._network)
 
     def _mixed(self, device: torch.device) -> torch.autocast:
         half = None if self._config.precision == "float32" else getattr(torch, self._config.precision)

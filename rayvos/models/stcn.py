@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rayvos.errors import WeightsError
+from rayvos.models.winograd import WinogradConv2d
 
 __all__ = ["STCN", "FrameFeatures", "aggregate", "build_stcn", "read_memory"]
 
@@ -114,8 +115,13 @@ class _ResBlock(nn.Module):
 
 
 def _split_conv(conv: nn.Conv2d, own_KCHW: Tensor, shared_BCHW: Tensor, split: int) -> Tensor:
-    own = F.conv2d(own_KCHW, conv.weight[:, :split], conv.bias, padding=1)
-    return own + F.conv2d(shared_BCHW, conv.weight[:, split:], padding=1)
+    parts = (own_KCHW, slice(None, split)), (shared_BCHW, slice(split, None))
+    if isinstance(conv, WinogradConv2d):
+        own, shared = (conv.convolve(x_BCHW, channels) for x_BCHW, channels in parts)
+    else:
+        own, shared = (F.conv2d(x_BCHW, conv.weight[:, channels], padding=1) for x_BCHW, channels in parts)
+    assert conv.bias is not None, "convolutions of residual blocks have biases"
+    return own + (shared + conv.bias[:, None, None])
 
 
 class _KeyEncoder(nn.Module):

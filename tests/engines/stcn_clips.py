@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 
 import cv2
@@ -10,13 +11,16 @@ import numpy as np
 from rayvos.annotations.records import Clip, ClipSource, MaskPrompt, ObjectInfo
 from rayvos.engines.stcn import StcnConfig, StcnEngine
 from rayvos.masks.rle import mask_to_rle
+from rayvos.models.winograd import use_winograd
 from tests.goldens.stcn_cases import formula_network
 
 
 @cache
 def load_formula(path: str) -> tuple:
     """Stand in for the loader: every engine of a test session shares the network that a formula makes."""
-    return formula_network(), f"digest of {path}"
+    network = copy.deepcopy(formula_network())
+    use_winograd(network)
+    return network, f"digest of {path}"
 
 
 def make_engine(monkeypatch, **options) -> StcnEngine:

@@ -15,8 +15,17 @@ from rayvos.engines.registry import load_engine
 from rayvos.engines.stcn import DEVIATION, MEAN, StcnConfig
 from rayvos.errors import FormatError, InputError, UsageError, WeightsError
 from rayvos.masks.rle import mask_to_rle, rle_to_mask
-from tests.engines.stcn_clips import HEIGHT, WIDTH, Images, make_clip, make_engine, make_pictures, patch_at, still
-from tests.goldens.stcn_cases import formula_network
+from tests.engines.stcn_clips import (
+    HEIGHT,
+    WIDTH,
+    Images,
+    load_formula,
+    make_clip,
+    make_engine,
+    make_pictures,
+    patch_at,
+    still,
+)
 
 NUM_FRAMES = 8
 
@@ -39,7 +48,7 @@ def label(engine, clip, pictures, frames=None):
 @torch.inference_mode()
 def one_pass(pictures, masks, order) -> dict[int, np.ndarray]:
     """Return probabilities (K + 1, H, W) by frame, straight from the propagation."""
-    network = formula_network()
+    network, _ = load_formula("formula")
 
     def encode(frame):
         image = (torch.from_numpy(pictures[frame]).float() / 255 - torch.tensor(MEAN)) / torch.tensor(DEVIATION)
