@@ -40,7 +40,7 @@ class LabelOptions:
     boxes: str | None = None
     """Boxes of a video or folder of frames: CSV, JSON or MOT text. Needed where SOURCE is no manifest."""
     engine: str = "cut"
-    """What labels: `cut` (no weights), `box2seg`, or your own `package.module:Class`."""
+    """What labels: `cut` (no weights), `box2seg`, `sta`, `stcn`, or your own `package.module:Class`."""
     option: Annotated[tuple[str, ...], Parameter(negative="")] = ()
     """Option of the engine, as key=value; may be given several times."""
     cues: str | None = None
