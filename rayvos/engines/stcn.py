@@ -241,8 +241,12 @@ class StcnEngine:
         if known:
             with self._arithmetic():
                 fused = _fuse(forward, backward, shares)
-                label_map = _label_map(fused, (clip.height, clip.width)).cpu().numpy()
-                quality = _qualities(fused, forward, backward, {p: shares[p] for p in known})
+                size = (fused.shape[1], fused.shape[2])
+                winners = _label_map(fused, size)
+                quality = _qualities(fused, winners, forward, backward, {p: shares[p] for p in known})
+                if size != (clip.height, clip.width):
+                    winners = _label_map(fused, (clip.height, clip.width))
+                label_map = winners.cpu().numpy()
         for object_id in clip.object_ids():
             position = positions.get(object_id, -1)
             if position in given:
@@ -313,7 +317,7 @@ def _fuse(forward: Tensor | None, backward: Tensor | None, shares: Sequence[floa
 
 
 def _label_map(fused: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return the most probable position + 1 of each pixel at the clip's size, uint8; ties go to the lower one.
+    """Return the most probable position + 1 of each pixel at some size, uint8, 0 background; ties go to the lower one.
 
     Objects are scaled up one by one: all of them at once would take gigabytes for many objects on large frames.
     """
@@ -332,7 +336,11 @@ def _label_map(fused: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _qualities(
-    fused: Tensor, forward: Tensor | None, backward: Tensor | None, shares: Mapping[int, float | None]
+    fused: Tensor,
+    winners: Tensor,
+    forward: Tensor | None,
+    backward: Tensor | None,
+    shares: Mapping[int, float | None],
 ) -> dict[int, dict[str, float]]:
     """Return what is known of each object's label without truth, by position.
 
@@ -340,10 +348,9 @@ def _qualities(
     mean union. `entropy`: mean over the pixels where the object may be, in bits. `agreement`: soft IoU of the two
     passes, where both know the object.
     """
-    winner = fused.argmax(0)
     rows = []
     for position, share in shares.items():
-        probability, mask = fused[position + 1], winner == position + 1
+        probability, mask = fused[position + 1], winners == position + 1
         inside = probability[mask].sum()
         union = mask.sum() + probability.sum() - inside
         near = mask | (probability >= NEAR_PROBABILITY)
