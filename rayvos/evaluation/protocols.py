@@ -275,9 +275,14 @@ def check_ids(match: FrameMatch, found: Mapping[int, int], known: set[int]) -> N
     """
     for object_id, number in sorted(found.items()):
         if object_id not in known:
+            remedy = "ids must be those of the truth"
+            if not known:
+                remedy = (
+                    "is the truth a 0/255 mask of DAVIS 2016? then use davis2016, or --binary where a protocol has it"
+                )
             raise IdError(
-                f"{match.place(number)}: id {object_id} is no object of the clip; its truth has {sorted(known)}; "
-                "ids must be those of the truth"
+                f"{match.place(number)}: id {object_id} is no object of the clip; "
+                f"its truth has {sorted(known)}; {remedy}"
             )
 
 

@@ -108,6 +108,8 @@ def write_set(
         UsageError: the folder holds something else, or clips of other settings.
         StorageError: and its children, naming the path.
     """
+    if not out:
+        raise UsageError("the folder to generate clips into: expected a path or URL, found an empty one")
     out = out if storage.is_url(out) else str(Path(out).absolute())  # workers of a cluster run elsewhere
     _claim(out, settings, overwrite=overwrite)
     there = _indexes_there(out, settings.seed)
