@@ -30,7 +30,7 @@ from rayvos import storage
 from rayvos.annotations.manifest import ManifestFile
 from rayvos.annotations.prompts import Prompts, select_prompts
 from rayvos.annotations.records import Clip
-from rayvos.annotations.run_folder import Piece, RunFolder, Unit
+from rayvos.annotations.run_folder import Piece, RunFolder, Unit, read_dead_letters
 from rayvos.annotations.tables import COMPRESSION, PLAN
 from rayvos.engines.base import Engine, EngineNeeds
 from rayvos.errors import IdError, InputError
@@ -157,7 +157,7 @@ def plan_run(
     job = job_fingerprint(engine, prompts)
     sweep_leftovers(run)
     stored = _find_stored(run, digest, job, selection)
-    if stored is not None and not (retry_failed and _dead_pieces(run, stored.committed)):
+    if stored is not None and not (retry_failed and _dead_pieces(run)):
         return stored
     plan = make_plan(
         run, manifest, engine,
@@ -228,7 +228,7 @@ def make_plan(
     needs = engine.needs()
     committed = run.committed()
     known = _known_pieces(run)
-    dead = _dead_pieces(run, committed) if retry_failed else set()
+    dead = _dead_pieces(run) if retry_failed else set()
     rows: list[_Row] = []
     unsplit: list[tuple[int, float]] = []  # (position in rows, cost) of new clips, cut once the total is known
     for manifest_row, clip in _chosen(ManifestFile(manifest, data), clip_ids, limit):
@@ -241,7 +241,7 @@ def make_plan(
             old = [(0, max(1, clip.num_frames), "")]
         for start, stop, unit_id in old:
             share = cost_s * (stop - start) / max(1, clip.num_frames)
-            failed = (clip.clip_id, fingerprint, start) in dead
+            failed = (unit_id, clip.clip_id, start) in dead
             keep = unit_id if unit_id in committed and not failed else ""
             rows.append(
                 _Row(keep, clip.clip_id, manifest_row, fingerprint, start, stop, share, unit_id if failed else "")
@@ -305,23 +305,12 @@ def _known_pieces(run: RunFolder) -> dict[tuple[str, str], list[tuple[int, int, 
     return known
 
 
-def _dead_pieces(run: RunFolder, committed: Collection[str]) -> set[tuple[str, str, int]]:
-    """Return (clip_id, fingerprint, frame_start) of the pieces whose unit says that they failed."""
-    numbers = run.plan_numbers()
-    if not numbers:
+def _dead_pieces(run: RunFolder) -> set[tuple[str, str, int]]:
+    """Return (unit_id, clip_id, frame_start) of the newest plan's pieces whose unit says that they failed."""
+    if not run.plan_numbers():
         return set()
-    plan = [row for row in run.read_plan(numbers[-1]).to_pylist() if row["unit_id"] in committed]
-    unit_ids = list(dict.fromkeys(row["unit_id"] for row in plan))
-    failed = {
-        (footer["unit_id"], letter["clip_id"], letter["frame_start"])
-        for footer in run.read_footers(unit_ids)
-        for letter in footer["dead_letters"]
-    }
-    return {
-        (row["clip_id"], row["fingerprint"], row["frame_start"])
-        for row in plan
-        if (row["unit_id"], row["clip_id"], row["frame_start"]) in failed
-    }
+    letters = read_dead_letters(run.path).select(["unit_id", "clip_id", "frame_start"]).to_pylist()
+    return {(letter["unit_id"], letter["clip_id"], letter["frame_start"]) for letter in letters}
 
 
 def _cut(rows: list[_Row], unsplit: dict[int, float], target_s: float, halo: int | None) -> list[_Row]:
