@@ -243,9 +243,7 @@ def make_plan(
             share = cost_s * (stop - start) / max(1, clip.num_frames)
             failed = (unit_id, clip.clip_id, start) in dead
             keep = unit_id if unit_id in committed and not failed else ""
-            rows.append(
-                _Row(keep, clip.clip_id, manifest_row, fingerprint, start, stop, share, unit_id if failed else "")
-            )
+            rows.append(_Row(keep, clip.clip_id, manifest_row, fingerprint, start, stop, share, unit_id))
     if not rows:
         raise InputError(f"{manifest}: no clip to label; check --clips-file and --limit, or import clips first")
     total_s = sum(row.cost_s for row in rows if not row.unit_id)

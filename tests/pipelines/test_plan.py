@@ -307,3 +307,17 @@ def test_duplicate_clip_ids_are_refused_before_work_starts(run, tmp_path):
 def test_an_empty_selection_is_refused(run, manifest):
     with pytest.raises(InputError, match="no clip to label"):
         plan_run(run, manifest, PlannedEngine(), clip_ids=["nothing"])
+
+
+def test_a_retry_that_was_cut_short_is_not_forgotten_when_the_manifest_changes(run, tmp_path):
+    manifest, changed = str(tmp_path / "m.parquet"), str(tmp_path / "changed.parquet")
+    write_manifest([make_clip("bad", 1)], manifest)
+    write_manifest([make_clip("bad", 1), make_clip("new", 1)], changed)
+    for unit in plan_run(run, manifest, PlannedEngine(halo=None), unit_s=0.1).todo:
+        dead = [DeadLetter(p.clip_id, p.frame_start, p.frame_stop, "failed", "no", "", 1) for p in unit.pieces]
+        commit_unit(run, unit, LABELS.empty_table(), dead)
+    plan_run(run, manifest, PlannedEngine(halo=None), retry_failed=True, unit_s=0.1)
+
+    plan = plan_run(run, changed, PlannedEngine(halo=None), unit_s=0.1)
+
+    assert pieces_of(plan.todo) == {"bad", "new"}
