@@ -18,7 +18,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
 from urllib.parse import urlsplit
@@ -309,12 +309,22 @@ def open_output(path: str) -> Iterator[IO[bytes]]:
 
 
 def remove(path: str) -> None:
-    """Remove a file or a folder with all inside it; nothing happens where it is not there.
+    """Remove a file or a folder with all inside it; nothing happens where it is not there, or no longer.
 
     Raises:
         StorageError: and its children, naming the path.
     """
     fs, inner = filesystem(path)
+
+    def remove_now() -> None:
+        for _ in range(ATTEMPTS):
+            fs.invalidate_cache()
+            if not fs.exists(inner):
+                return
+            with suppress(FileNotFoundError):  # another process removes it, too, and was faster with a part of it
+                fs.rm(inner, recursive=True)
+                return
+        raise OSError(errno.EBUSY, "it is removed and made anew all the time", path)
+
     with naming(path, "remove"):
-        if fs.exists(inner):
-            fs.rm(inner, recursive=True)
+        retrying(remove_now)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -14,6 +15,24 @@ from rayvos.errors import MissingPathError, PermissionDeniedError, StorageError,
 @pytest.fixture(params=["local", "memory"])
 def folder(request, tmp_path):
     return str(tmp_path / "a b") if request.param == "local" else f"memory://{tmp_path.name}"
+
+
+def remove_side_by_side(place, *, rounds=10):
+    """Have threads remove the same folder at the same time; an error of any of them is raised here."""
+    for number in range(rounds):
+        folder = storage.join(place, f"marks{number}")
+        for name in range(20):
+            storage.write_bytes(storage.join(folder, f"{name}"), b"x")
+        barrier = threading.Barrier(4)
+
+        def remove(folder=folder, barrier=barrier):
+            barrier.wait()
+            storage.remove(folder)
+
+        with ThreadPoolExecutor(4) as pool:
+            for answer in [pool.submit(remove) for _ in range(4)]:
+                answer.result()
+        assert storage.list_folder(folder) == []
 
 
 def test_a_file_is_created_once_and_never_replaced(folder):
@@ -118,3 +137,7 @@ def test_a_large_file_appears_whole_or_not_at_all(folder):
         break_off()
     assert storage.read_bytes(path) == b"old"
     assert storage.list_folder(folder) == ["labels.parquet"]
+
+
+def test_several_processes_may_remove_the_same_folder_at_once(tmp_path):
+    remove_side_by_side(str(tmp_path))

@@ -6,6 +6,7 @@ import pytest
 
 from rayvos import storage
 from rayvos.errors import MissingPathError
+from tests.test_storage import remove_side_by_side
 
 
 def test_an_object_is_created_once_and_never_replaced(s3_bucket):
@@ -36,3 +37,7 @@ def test_a_missing_object_or_bucket_is_named(s3_bucket):
         storage.read_bytes(storage.join(s3_bucket, "nothing-here"))
     with pytest.raises(MissingPathError, match="no-such-bucket"):
         storage.read_bytes("s3://rayvos-no-such-bucket/x")
+
+
+def test_several_processes_may_remove_the_same_objects_at_once(s3_bucket):
+    remove_side_by_side(s3_bucket, rounds=3)
