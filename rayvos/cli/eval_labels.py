@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from rayvos import storage
 from rayvos.cli.eval_options import MaskOptions, chosen_clips, number, open_pair, print_table, scoring, write_result
+from rayvos.errors import UsageError
 
 if TYPE_CHECKING:
     from rayvos.evaluation.pseudo_labels import LabelQuality
@@ -95,17 +96,23 @@ def calibration(
     bad_iou: Annotated[float, Parameter(help="Masks below are the ones that the score should find.")] = 0.7,
     bins: Annotated[int, Parameter(help="Score ranges of the reliability curve.")] = 10,
     plot: Annotated[str | None, Parameter(help="Write the reliability curve as SVG, path or URL.")] = None,
+    fit: Annotated[
+        str | None,
+        Parameter(help="Fit a curve from scores to IoUs and write it here; `rayvos label --calibration` uses it."),
+    ] = None,
 ) -> int:
-    """Check how well the labels' score predicts their IoU, on clips whose truth is known.
+    """Check how well the labels' score predicts their IoU, on clips whose truth is known; --fit mends it.
 
     Prints a table; --json writes the numbers. Example:
 
-        rayvos eval calibration --gt truth.parquet --pred out --plot reliability.svg
+        rayvos eval calibration --gt truth.parquet --pred out --fit cut.calibration.json
     """
     from rayvos.evaluation.calibration import calibration_from_masks
     from rayvos.evaluation.plots import plot_reliability
 
-    found = calibration_from_masks(_measure(options, None, binary), bad_iou=bad_iou, num_bins=bins)
+    maker = None if fit is None else _maker(options.pred)
+    quality = _measure(options, None, binary)
+    found = calibration_from_masks(quality, bad_iou=bad_iou, num_bins=bins)
     print(f"calibration: scores of {options.pred} against {options.gt}")
     lines = [
         ["masks", str(found.num_masks)],
@@ -123,10 +130,48 @@ def calibration(
     ]
     print_table(["score", "masks", "mean score", "mean IoU"], curve)
     head = {"rayvos_evaluation": 1, "protocol": "calibration", "truth": options.gt, "prediction": options.pred}
-    write_result(options, {**head, **found.to_json()})
+    extra: dict[str, Any] = {}
+    if fit is not None and maker is not None:
+        extra = _fit(quality, maker, fit, bad_iou)
+    write_result(options, {**head, **found.to_json(), **extra})
     if plot is not None:
         storage.write_bytes(plot, plot_reliability(found).encode())
     return 0
+
+
+def _maker(run: str) -> tuple[str, str]:
+    """Return engine and weights' digest of a run with the engine's own scores.
+
+    Raises:
+        UsageError: it is no run folder, or its scores went through a calibration.
+    """
+    from rayvos.annotations.run_folder import RunFolder
+
+    found = RunFolder(run).read_run_json().get("configuration")
+    if found is None:
+        raise UsageError(f"--fit: expected the output folder of `rayvos label` as --pred, found no run.json in {run}")
+    if "calibration" in found["options"]:
+        raise UsageError(f"--fit: the scores of {run} went through a calibration; label with --calibration none first")
+    return found["engine"], found["weights"]
+
+
+def _fit(quality: LabelQuality, maker: tuple[str, str], path: str, bad_iou: float) -> dict[str, Any]:
+    from rayvos.engines.score_calibration import write_calibration
+    from rayvos.evaluation.isotonic import fit_calibration
+
+    fitted = fit_calibration(quality, engine=maker[0], weights=maker[1], bad_iou=bad_iou)
+    write_calibration(fitted.calibration, path)
+    print(f"\nfitted: {path}, {len(fitted.calibration.scores)} points from {fitted.calibration.num_masks} masks")
+    if fitted.held_out is None:
+        print("one clip: how it carries over to others is unknown")
+        return {"held_out": None}
+    lines = [
+        ["expected calibration error", number(fitted.held_out.expected_error)],
+        ["mean |score - IoU|", number(fitted.held_out.mean_absolute_error)],
+        ["Spearman of score and IoU", number(fitted.held_out.spearman)],
+    ]
+    print_table(["each clip by the others' curve", "value"], lines)
+    return {"held_out": fitted.held_out.to_json()}
 
 
 def points(options: MaskOptions) -> int:

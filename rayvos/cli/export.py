@@ -40,6 +40,8 @@ class ExportFlags:
     """Only the clips listed in this file, one id per line."""
     min_score: float = 0.0
     """Labels below become 'ignore' (255 in their box) in PNGs and are left out elsewhere."""
+    gt: str | None = None
+    """True masks of some or all frames: there a label's score is its IoU with them, so --min-score filters by it."""
     overlap: Overlap = "score"
     """Who gets a pixel of two objects in a label map: the higher score, or the lower id."""
     max_side: int | None = None
@@ -71,7 +73,14 @@ def export(run: str, flags: ExportFlags) -> int:
     from rayvos.review.exports import export_run
 
     options = ExportOptions(
-        flags.format, flags.overlap, flags.min_score, flags.max_side, flags.fps, flags.rows, flags.partial
+        format=flags.format,
+        overlap=flags.overlap,
+        min_score=flags.min_score,
+        truth=flags.gt,
+        max_side=flags.max_side,
+        fps=flags.fps,
+        rows=flags.rows,
+        partial=flags.partial,
     )
     with Progress("exporting", unit="clips") as progress:
         summary = export_run(

@@ -47,6 +47,9 @@ class LabelOptions:
     """Cues of the engine `cut`; short for --option cues=CUES."""
     weights: str | None = None
     """Weights of the engine, path or URL; by default those that come with it, if it needs any."""
+    calibration: str | None = None
+    """Maps scores to IoUs, see `rayvos eval calibration --fit`; default: FILE.calibration.json beside the weights
+    FILE.safetensors, if it is there; `none`: the engine's own scores."""
     device: Annotated[Literal["auto", "cuda", "cpu"], Parameter(name=["--device", "-d"])] = "auto"
     """Where networks run; `auto` takes the cluster's GPUs if it has some."""
     prompts: Literal["all", "boxes"] = "all"
@@ -141,7 +144,9 @@ def label_job(source: str, options: LabelOptions, *, folder: str | None = None) 
     return LabelJob(
         manifest=_manifest(source, options, folder),
         out=options.out,
-        engine=EngineChoice(options.engine, engine_options, options.weights, options.device, options.seed),
+        engine=EngineChoice(
+            options.engine, engine_options, options.weights, options.device, options.seed, options.calibration
+        ),
         prompts=options.prompts,
         clip_ids=_read_clip_ids(options.clips_file),
         limit=options.limit,

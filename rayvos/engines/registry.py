@@ -16,7 +16,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from rayvos import storage
 from rayvos.engines.base import Engine
+from rayvos.engines.score_calibration import CalibratedEngine, calibration_beside, read_calibration
 from rayvos.errors import UsageError, choose
 
 __all__ = ["ENGINES", "EngineChoice", "load_engine", "parse_options"]
@@ -47,10 +49,19 @@ class EngineChoice:
     """`auto`, `cpu` or `cuda`, for engines that use torch."""
     seed: int = 0
     """For engines that draw random numbers."""
+    calibration: str | None = None
+    """Path or URL of a score calibration, or `none`; None: the one beside the weights, if there is one."""
 
     def load(self) -> Engine:
         """Make the engine; see `load_engine`."""
-        return load_engine(self.name, weights=self.weights, device=self.device, seed=self.seed, **dict(self.options))
+        return load_engine(
+            self.name,
+            weights=self.weights,
+            device=self.device,
+            seed=self.seed,
+            calibration=self.calibration,
+            **dict(self.options),
+        )
 
 
 def parse_options(words: typing.Iterable[str]) -> dict[str, str]:
@@ -72,7 +83,13 @@ def parse_options(words: typing.Iterable[str]) -> dict[str, str]:
 
 
 def load_engine(
-    name: str, *, weights: str | None = None, device: str = "auto", seed: int = 0, **options: Any
+    name: str,
+    *,
+    weights: str | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    calibration: str | None = None,
+    **options: Any,
 ) -> Engine:
     """Return an engine.
 
@@ -81,10 +98,12 @@ def load_engine(
         weights: path or URL; None: those that come with the engine, if it needs any.
         device: `auto`, `cpu` or `cuda`, for engines that use torch.
         seed: for engines that draw random numbers.
+        calibration: path or URL of a score calibration, or `none`; None: the one beside the weights, if there is one.
         options: the engine's own, typed or as text.
 
     Raises:
-        UsageError: the engine, an option or a value is unknown, or the engine uses no weights but some are given.
+        UsageError: the engine, an option or a value is unknown, the engine uses no weights but some are given, or the
+            calibration belongs to another engine or other weights.
         WeightsError: the weights are missing or those of another network.
     """
     factory = _find(name)
@@ -95,7 +114,16 @@ def load_engine(
         raise UsageError(
             f"engine {name!r}: it has no name, weights, options(), needs() and label(); see engines/base.py"
         )
-    return engine
+    return _with_calibration(engine, weights, calibration)
+
+
+def _with_calibration(engine: Engine, weights: str | None, calibration: str | None) -> Engine:
+    path = calibration
+    if path is None and weights is not None and storage.exists(calibration_beside(weights)):
+        path = calibration_beside(weights)
+    if path is None or path == "none":
+        return engine
+    return CalibratedEngine(engine, read_calibration(path), where=path)
 
 
 def _find(name: str) -> Any:

@@ -175,6 +175,7 @@ def _job_facts(job: LabelJob) -> dict[str, Any]:
         "weights": job.engine.weights,
         "device": job.engine.device,
         "seed": job.engine.seed,
+        "calibration": job.engine.calibration,
         "max_failed": job.max_failed,
         "max_attempts": job.max_attempts,
         "timeout_s": job.timeout_s,

@@ -23,6 +23,8 @@ class ExportOptions:
     """Who gets a pixel of two objects: the higher score, or the lower id."""
     min_score: float = 0.0
     """Labels below are 'ignore' in PNGs, and left out elsewhere."""
+    truth: str | None = None
+    """True masks: where they are known, a label's score is its IoU with them."""
     max_side: int | None = None
     """Longer side of overlays, or of each panel of contact sheets, in pixels."""
     fps: float | None = None

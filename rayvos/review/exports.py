@@ -221,11 +221,22 @@ def _sweep(folder: str) -> None:
             storage.remove(storage.join(folder, name))
 
 
-def _labelled_clips(run: RunFolder, clip_ids: Collection[str], *, partial: bool) -> Iterator[tuple[Clip, pa.Table]]:
+def _labelled_clips(
+    run: RunFolder, clip_ids: Collection[str], options: ExportOptions
+) -> Iterator[tuple[Clip, pa.Table]]:
     """Yield each clip with its labels, in the order of the manifest."""
     clips = iter(ManifestFile(run.newest_manifest()))
-    for clip_id, table in iter_labels(run.path, clip_ids=clip_ids, complete_only=not partial):
+    for clip_id, table in iter_labels(run.path, clip_ids=clip_ids, complete_only=not options.partial):
         yield next(clip for clip in clips if clip.clip_id == clip_id), table
+
+
+def _judge(options: ExportOptions, clip_ids: Collection[str]) -> Callable[[Clip, pa.Table], pa.Table]:
+    """Return what gives labels the scores they are filtered by."""
+    if options.truth is None:
+        return lambda _, table: table
+    from rayvos.evaluation.true_scores import TrueScores
+
+    return TrueScores(options.truth, clip_ids).judge
 
 
 def _export_clips(
@@ -242,7 +253,8 @@ def _export_clips(
         else:
             todo[clip_id] = mark
     resumed = bool(marks) or storage.list_folder(out) != [STATE]
-    for clip, table in _labelled_clips(run, set(todo), partial=options.partial):
+    judge = _judge(options, todo)
+    for clip, table in _labelled_clips(run, set(todo), options):
         mark = todo.pop(clip.clip_id)
         try:
             _check_place(clip.clip_id)
@@ -250,7 +262,7 @@ def _export_clips(
                 if stale := marks.get(_digest(clip.clip_id)):
                     storage.remove(storage.join(marks_folder, stale))
                 clear_clip(clip, out, options)
-            num_files, facts = write_clip(clip, table, out, options)
+            num_files, facts = write_clip(clip, judge(clip, table), out, options)
         except (InputError, MissingPathError, PermissionDeniedError) as error:
             summary.failed.append(_failure(clip.clip_id, error))
         else:
@@ -286,11 +298,12 @@ def _export_one_file(
     for stale in marks:
         storage.remove(storage.join(marks_folder, stale))
     seen = 0
+    judge = _judge(options, work.digests)
 
     def clips() -> Iterator[tuple[Clip, pa.Table]]:
         nonlocal seen
-        for clip, table in _labelled_clips(run, set(work.digests), partial=options.partial):
-            yield clip, table
+        for clip, table in _labelled_clips(run, set(work.digests), options):
+            yield clip, judge(clip, table)
             seen += 1
             on_clip(clip.clip_id)
 

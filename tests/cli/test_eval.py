@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -9,8 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rayvos import storage
+from rayvos.annotations.manifest import write_manifest
+from rayvos.annotations.records import MaskPrompt
+from rayvos.annotations.run_folder import RunFolder
 from rayvos.cli.main import main
+from rayvos.engines.score_calibration import read_calibration
+from rayvos.masks.rle import mask_to_rle
 from tests.evaluation.drawings import draw, write_labels, write_pngs, write_truth_manifest
+from tests.review.runs import ellipse, make_clip, make_run
 
 CASES = Path(__file__).parents[1] / "goldens" / "cases" / "eval"
 
@@ -129,6 +137,31 @@ def test_calibration_shows_how_well_scores_predict(tmp_path, capsys):
     assert (found["num_masks"], found["num_bad"], found["auroc"]) == (12, 12, None)
     assert found["mean_absolute_error"] == pytest.approx(8 / 12 - 0.6, abs=1e-6)  # scores are stored as float32
     assert plot.read_text().startswith("<svg")
+
+
+def test_a_calibration_is_fitted_to_a_run_and_only_to_raw_scores(tmp_path, capsys):
+    clip = make_clip(tmp_path / "frames", "a")
+    run = make_run(tmp_path / "my run", [clip])
+    truth = tuple(MaskPrompt(box.object_id, box.frame, mask_to_rle(ellipse(box))) for box in clip.boxes if box.visible)
+    write_manifest([dataclasses.replace(clip, masks=truth)], str(tmp_path / "gt.parquet"))
+    out, record = str(tmp_path / "my curve.json"), RunFolder(run).run_json
+    words = ["eval", "calibration", "--gt", str(tmp_path / "gt.parquet"), "--pred", run, "--fit", out]
+
+    not_yet = main(words)
+    storage.write_bytes(record, json.dumps({"configuration": {"engine": "e", "weights": "w", "options": {}}}).encode())
+    fitted = main(words)
+    storage.write_bytes(
+        record, json.dumps({"configuration": {"engine": "e", "weights": "w", "options": {"calibration": "x"}}}).encode()
+    )
+    mapped = main(words)
+
+    said = capsys.readouterr()
+    assert (not_yet, fitted, mapped) == (2, 0, 2), said.err
+    assert "found no run.json" in said.err
+    assert "went through a calibration" in said.err
+    found = read_calibration(out)
+    assert (found.engine, found.weights, found.num_masks) == ("e", "w", 11)
+    assert found.ious[0] == 1  # every mask is right
 
 
 def test_two_results_are_compared_and_one_is_seen_over_its_length(folders, tmp_path, capsys):

@@ -5,10 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rayvos.annotations.label_frames import FrameLabel, to_label_map
+from rayvos.annotations.records import Box
 from rayvos.engines.keyframes import middle_frame
 from rayvos.evaluation.pseudo_labels import MASK_ROW, quality_table
 from rayvos.masks.boxes import Margin, crop_around, jitter_box, paint_guidance, round_box
 from rayvos.masks.ignore import IGNORE, fill_rejected
+from rayvos.masks.rle import mask_to_rle
 
 FOLDER = Path(os.environ.get("RAYVOS_GOLDENS", Path(__file__).parents[2] / "../shared/goldens"))
 FILE = FOLDER / "algorithms" / "box2seg.json"
@@ -77,6 +80,30 @@ def test_rejected_boxes_are_filled_as_in_the_golden_file(case):
 
     assert filled.tolist() == case["result"]
     assert int((filled == IGNORE).sum()) == case["n_ignore"]
+
+
+# Exports keep accepted objects visible inside an ignored box.
+SHOWN_CASES = [
+    case for case in cases("ignore_fill", "cases") if not isinstance(case, dict) or case["keep_accepted_objects"]
+]
+
+
+@pytest.mark.parametrize("case", SHOWN_CASES)
+def test_exports_fill_rejected_boxes_as_in_the_golden_file(case):
+    golden = GOLDENS["ignore_fill"]
+    label_map = np.array(golden["label_map"], np.uint8)
+    labels, boxes = [], {}
+    for key, sides in golden["boxes_xyxy_halfopen"].items():
+        mask = label_map == int(key)
+        score = 0.2 if int(key) in case["rejected"] else 0.8
+        labels.append(FrameLabel(int(key), mask_to_rle(mask), int(mask.sum()), tuple(sides), score))
+        boxes[int(key)] = Box(int(key), 0, *sides)
+
+    filled = to_label_map(
+        labels, *label_map.shape, values={1: 1, 2: 2, 3: 3}, ignore=IGNORE, boxes=boxes, min_score=0.5
+    )
+
+    assert filled.tolist() == case["result"]
 
 
 @needs_goldens

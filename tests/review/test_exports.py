@@ -12,15 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from rayvos.annotations.manifest import clip_to_row
-from rayvos.annotations.records import Clip
+from rayvos.annotations.manifest import clip_to_row, write_manifest
+from rayvos.annotations.records import Clip, MaskPrompt
 from rayvos.annotations.run_folder import Unit, read_labels
 from rayvos.annotations.tables import MANIFEST
 from rayvos.errors import InputError, MissingPathError, UsageError
+from rayvos.masks.rle import mask_to_rle
 from rayvos.review.export_options import FORMATS, ExportOptions
 from rayvos.review.exports import export_run
 from rayvos.review.quality_report import write_report
-from tests.review.runs import EllipseEngine, files_under, make_clip, make_run, moved, read_video_size
+from tests.review.runs import EllipseEngine, ellipse, files_under, make_clip, make_run, moved, read_video_size
 
 COSTLY = EllipseEngine(halo=0, seconds_per_label=200)  # units of one frame
 
@@ -341,6 +342,25 @@ def test_label_maps_follow_the_labels(run, clips, tmp_path):
     winner = max(labels, key=lambda row: row["score"])
     assert set(np.unique(found)) == {0, 1, 2}
     assert (found == winner["object_id"]).sum() == winner["area"]
+
+
+def test_labels_that_truth_proves_wrong_become_ignore(run, clips, tmp_path):
+    clip = clips[0]
+    right = {box.object_id: ellipse(box) for box in clip.boxes if box.frame == 2}
+    shifted = np.roll(right[2], 12, axis=1)
+    truth = [MaskPrompt(1, 2, mask_to_rle(right[1])), MaskPrompt(2, 2, mask_to_rle(shifted))]
+    write_manifest([dataclasses.replace(clip, masks=tuple(truth))], str(tmp_path / "gt.parquet"))
+    options = ExportOptions("davis", min_score=0.5, truth=str(tmp_path / "gt.parquet"))
+
+    export_run(run, str(tmp_path / "out"), options, clip_ids={"a"})
+
+    found = np.asarray(Image.open(tmp_path / "out/a/00002.png"))
+    box = next(box for box in clip.boxes if (box.frame, box.object_id) == (2, 2))
+    inside = np.zeros(found.shape, bool)
+    inside[int(box.y0) : int(box.y1), int(box.x0) : int(box.x1)] = True
+    assert (found[right[1]] == 1).all()  # accepted, and seen inside the ignored box
+    assert (found[inside & ~right[1]] == 255).all()
+    assert not found[~inside & ~right[1]].any()
 
 
 def test_json_files_are_json(run, tmp_path):
