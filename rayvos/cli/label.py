@@ -135,7 +135,8 @@ def label_job(source: str, options: LabelOptions, *, folder: str | None = None) 
         UsageError: an option is wrong.
         InputError, StorageError: boxes or frames cannot be read.
     """
-    from rayvos.engines.registry import EngineChoice, parse_options
+    from rayvos.engines.options import parse_options
+    from rayvos.engines.registry import EngineChoice
     from rayvos.pipelines.label import LabelJob
 
     engine_options = parse_options(options.option)

@@ -9,19 +9,18 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
-import json
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from rayvos import storage
 from rayvos.engines.base import Engine
+from rayvos.engines.options import alternatives, convert_option
 from rayvos.engines.score_calibration import CalibratedEngine, calibration_beside, read_calibration
 from rayvos.errors import UsageError, choose
 
-__all__ = ["ENGINES", "EngineChoice", "load_engine", "parse_options"]
+__all__ = ["ENGINES", "EngineChoice", "load_engine"]
 
 ENGINES = {
     "box2seg": "rayvos.engines.box2seg:Box2SegEngine",
@@ -62,24 +61,6 @@ class EngineChoice:
             calibration=self.calibration,
             **dict(self.options),
         )
-
-
-def parse_options(words: typing.Iterable[str]) -> dict[str, str]:
-    """Return the options of `key=value` words; dashes in keys are underscores.
-
-    Raises:
-        UsageError: a word is not of that form, or a key is there twice.
-    """
-    options: dict[str, str] = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        key = key.strip().replace("-", "_")
-        if not equals or not key:
-            raise UsageError(f"engine option {word!r}: expected key=value")
-        if key in options:
-            raise UsageError(f"engine option {key!r} is there twice")
-        options[key] = value
-    return options
 
 
 def load_engine(
@@ -145,7 +126,7 @@ def _arguments(factory: Any, name: str, given: Mapping[str, Any]) -> dict[str, A
     parameters = inspect.signature(factory).parameters
     constructor = factory.__init__ if inspect.isclass(factory) else factory
     kinds = typing.get_type_hints(constructor)
-    config_kinds = _alternatives(kinds["config"]) if "config" in parameters and "config" in kinds else ()
+    config_kinds = alternatives(kinds["config"]) if "config" in parameters and "config" in kinds else ()
     config_class: Any = next((kind for kind in config_kinds if dataclasses.is_dataclass(kind)), None)
     fields = {} if config_class is None else typing.get_type_hints(config_class)
     own = [key for key in parameters if key != "config"]
@@ -155,71 +136,18 @@ def _arguments(factory: Any, name: str, given: Mapping[str, Any]) -> dict[str, A
     for key, value in given.items():
         where = f"engine {name!r}: option {key!r}"
         if key in fields:
-            config[key] = _convert(value, fields[key], where)
+            config[key] = convert_option(value, fields[key], where)
         elif key in own:
-            arguments[key] = _convert(value, kinds.get(key, Any), where)
+            arguments[key] = convert_option(value, kinds.get(key, Any), where)
         elif key == "weights" and value is not None:
             raise UsageError(f"engine {name!r} uses no weights; leave out --weights {value}")
         elif key not in _COMMON:
             if not open_ended:
                 choose(f"option of engine {name!r}:", key, [*fields, *(k for k in own if k not in _COMMON)])
-            arguments[key] = _convert(value, Any, where)
+            arguments[key] = convert_option(value, Any, where)
     if config_class is not None:
         try:
             arguments["config"] = config_class(**config)
         except ValueError as error:
             raise UsageError(f"engine {name!r}: {error}") from error
     return arguments
-
-
-def _alternatives(kind: Any) -> tuple[Any, ...]:
-    """Return the members of a union, or the kind itself."""
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        return typing.get_args(kind)
-    return (kind,)
-
-
-def _convert(value: Any, kind: Any, where: str) -> Any:
-    """Return `value` as `kind`; text is read, anything else stays as it is."""
-    if not isinstance(value, str):
-        return value
-    alternatives = _alternatives(kind)
-    if type(None) in alternatives and value.lower() in ("none", "null"):
-        return None
-    for alternative in alternatives:
-        try:
-            return _read(value, alternative)
-        except ValueError:
-            continue
-    names = " or ".join(_say(alternative) for alternative in alternatives)
-    raise UsageError(f"{where}: expected {names}, found {value!r}")
-
-
-def _read(text: str, kind: Any) -> Any:
-    if typing.get_origin(kind) is Literal:
-        for choice in typing.get_args(kind):
-            if text == str(choice):
-                return choice
-        raise ValueError(text)
-    if kind is bool:
-        choices = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-        if text.lower() not in choices:
-            raise ValueError(text)
-        return choices[text.lower()]
-    if kind in (int, float):
-        return kind(text)
-    if kind is Any or kind is inspect.Parameter.empty:
-        try:
-            return json.loads(text)
-        except ValueError:
-            return text
-    if kind is str:
-        return text
-    found = json.loads(text)  # lists and the like; a JSONDecodeError is a ValueError
-    return tuple(found) if typing.get_origin(kind) is tuple and isinstance(found, list) else found
-
-
-def _say(kind: Any) -> str:
-    if typing.get_origin(kind) is Literal:
-        return "one of " + ", ".join(str(choice) for choice in typing.get_args(kind))
-    return {int: "a whole number", float: "a number", bool: "true or false", type(None): "none"}.get(kind, str(kind))

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import pytest
 
 from rayvos.engines.base import EngineNeeds
-from rayvos.engines.registry import EngineChoice, load_engine, parse_options
+from rayvos.engines.options import parse_options
+from rayvos.engines.registry import EngineChoice, load_engine
 from rayvos.errors import UsageError
 from tests.engines_for_tests import ENGINE
 
