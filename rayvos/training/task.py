@@ -113,5 +113,8 @@ class TrainingTask(Protocol):
         ...
 
     def validate(self, model: nn.Module) -> Mapping[str, float]:
-        """Return how good the network is on data that is not trained on; the same on every call."""
+        """Return how good the network is on data that is not trained on; the same on every call.
+
+        The first number decides which weights are the best ones; larger is better. Empty: nothing is held back.
+        """
         ...
