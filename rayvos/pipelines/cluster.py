@@ -3,6 +3,9 @@
 Why so many and not more: an actor that dies is started again, and needs the CPUs it had, maybe on another machine.
 A pool that takes every CPU of the cluster cannot come back after a machine is lost, and waits for ever. One CPU
 stays free, and on several machines actors ask for a share of their CPUs that fits without the largest machine.
+
+An autoscaler tells nobody how many machines it may start. Who wants more actors than the machines of the moment hold
+says how many: those that find no room wait, which is what an autoscaler starts machines for.
 """
 
 from __future__ import annotations
@@ -144,14 +147,15 @@ def plan_pool(
         nodes: the cluster's machines.
         needs: what one actor of the engine takes.
         num_units: units of work; more actors than that are of no use.
-        actors: what the user asks for; None takes what fits.
-        device: `cpu` leaves accelerators alone; `cuda` insists on them; `auto` takes them where they are.
+        actors: what the user asks for, which may be more than the machines hold now; None takes what fits.
+        device: `cpu` leaves accelerators alone; `cuda` insists on them, and with `actors` waits for machines that
+            have some; `auto` takes them where they are.
         memory_limit_bytes: per actor; None shares out a machine's memory.
 
     Raises:
         UsageError: no machine can hold an actor, or accelerators are asked for and there are none.
     """
-    num_gpus = _gpus_per_actor(nodes, needs, device)
+    num_gpus = _gpus_per_actor(nodes, needs, device, may_come=actors is not None)
     if num_gpus and memory_limit_bytes is not None:
         raise UsageError("--memory-limit: works for actors without a GPU only; leave it out, or use --device cpu")
     num_cpus = _cpus_beside_gpu(nodes, num_gpus) if num_gpus else needs.num_cpus
@@ -162,11 +166,12 @@ def plan_pool(
         fitting = max(1, math.floor((total_cpus - 1) / num_cpus))
     if fitting < 1 and actors is None:
         raise UsageError(
-            f"no machine holds an actor of {num_cpus} CPUs and {num_gpus} GPUs; the largest has {largest} CPUs"
+            f"no machine holds an actor of {num_cpus} CPUs and {num_gpus} GPUs; the largest has {largest} CPUs; "
+            "if the cluster adds machines by itself, say for how many actors: --actors N"
         )
     num_actors = max(1, min(actors or fitting, num_units))
     asked_cpus = num_cpus
-    if len(nodes) > 1 and not num_gpus:
+    if len(nodes) > 1 and not num_gpus and num_actors <= fitting:
         asked_cpus = min(num_cpus, max(0.1, math.floor(100 * (total_cpus - largest - 1) / num_actors) / 100))
     limit = memory_limit_bytes
     if limit is None and not num_gpus:
@@ -174,17 +179,22 @@ def plan_pool(
     return ActorPool(num_actors, asked_cpus, num_gpus, limit, max(1, int(num_cpus)))
 
 
-def _gpus_per_actor(nodes: list[Node], needs: EngineNeeds, device: str) -> float:
+def _gpus_per_actor(nodes: list[Node], needs: EngineNeeds, device: str, *, may_come: bool) -> float:
     there = any(node.num_gpus for node in nodes)
     if device.startswith("cuda") and not there:
-        raise UsageError("--device cuda: the cluster has no GPU; use --device cpu, or add a machine with one")
+        if not may_come:
+            raise UsageError(
+                "--device cuda: the cluster has no GPU; use --device cpu, add a machine with one, or where machines "
+                "come by themselves, say for how many actors: --actors N"
+            )
+        there = True
     return needs.num_gpus if there and device != "cpu" else 0.0
 
 
 def _cpus_beside_gpu(nodes: list[Node], num_gpus: float) -> float:
     """Return the CPUs of an actor with a GPU: for decoding ahead, the engine, encoding behind; fewer where scarce."""
     shares = [node.num_cpus / (node.num_gpus / num_gpus) for node in nodes if node.num_gpus >= num_gpus]
-    return max(1.0, min(CPUS_BESIDE_GPU, math.floor(min(shares, default=1.0))))
+    return max(1.0, min(CPUS_BESIDE_GPU, math.floor(min(shares, default=CPUS_BESIDE_GPU))))
 
 
 def _places(node: Node, num_cpus: float, num_gpus: float) -> int:

@@ -26,6 +26,7 @@ from rayvos.errors import RunError, StorageError, UsageError
 from rayvos.pipelines.attempts import starts_folder
 from rayvos.pipelines.cluster import ActorPool, connected, data_settings, plan_pool, read_nodes
 from rayvos.pipelines.guards import timeout_of
+from rayvos.pipelines.metrics import RunMetrics
 from rayvos.pipelines.plan import RunPlan, describe, make_plan, plan_run
 from rayvos.pipelines.progress import LabelProgress
 from rayvos.pipelines.receipts import Receipt, unit_to_row
@@ -251,11 +252,13 @@ def _take_receipts(
     progress: LabelProgress,
     on_progress: Callable[[LabelProgress], None] | None,
 ) -> None:
+    metrics = RunMetrics(job.out, progress.num_units)
     with closing(receipts):
         for receipt in receipts:
             if receipt.error:
                 _raise_unit_error(receipt)
             progress.add(receipt)
+            metrics.add(receipt)
             if on_progress is not None:
                 on_progress(progress)
             _check_failures(progress, job.max_failed)

@@ -58,3 +58,24 @@ def test_a_gpu_that_is_insisted_on_must_be_there() -> None:
 def test_a_machine_too_small_for_an_actor_is_named() -> None:
     with pytest.raises(UsageError, match="no machine holds an actor of 16 CPUs"):
         plan_pool([Node(8, 0, 0)], EngineNeeds(0, 0.1, 0.1, num_cpus=16), num_units=1)
+
+
+def test_actors_beyond_the_machines_of_the_moment_wait_for_more() -> None:
+    nodes = [Node(0, 0, 0), Node(4, 0, 0)]
+
+    pool = plan_pool(nodes, CPU_ENGINE, num_units=100, actors=40)
+
+    assert (pool.num_actors, pool.num_cpus) == (40, 1)
+
+
+def test_a_cluster_of_a_head_alone_needs_to_hear_how_many_actors() -> None:
+    head = [Node(0, 0, 0)]
+
+    with pytest.raises(UsageError, match="--actors N"):
+        plan_pool(head, CPU_ENGINE, num_units=100)
+    with pytest.raises(UsageError, match="--actors N"):
+        plan_pool(head, GPU_ENGINE, num_units=100, device="cuda")
+
+    assert plan_pool(head, CPU_ENGINE, num_units=100, actors=7).num_actors == 7
+    pool = plan_pool(head, GPU_ENGINE, num_units=100, actors=7, device="cuda")
+    assert (pool.num_actors, pool.num_gpus, pool.num_cpus) == (7, 1, 4)
