@@ -162,7 +162,7 @@ def plan_pool(
     places = [_places(node, num_cpus, num_gpus) for node in nodes]
     total_cpus, largest = sum(node.num_cpus for node in nodes), max((node.num_cpus for node in nodes), default=0.0)
     fitting = sum(places)
-    if not num_gpus and fitting * num_cpus > total_cpus - 1:
+    if fitting and not num_gpus and fitting * num_cpus > total_cpus - 1:
         fitting = max(1, math.floor((total_cpus - 1) / num_cpus))
     if fitting < 1 and actors is None:
         raise UsageError(
