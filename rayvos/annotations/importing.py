@@ -38,6 +38,8 @@ class Format:
     """Holds `detect` and `read_<module>`."""
     what: str
     """What the source is, for the list of formats."""
+    is_finished: bool = False
+    """Its clips come from a manifest: they stay as they are, or a run would redo those that nobody changed."""
 
     def detect(self, source: str) -> bool:
         """Tell by a cheap look whether `source` is of this format."""
@@ -84,6 +86,7 @@ FORMATS = {
     "lasot": Format("lasot", "LaSOT folder"),
     "mot": Format("mot", "MOT Challenge folder, or a text file of its lines"),
     "point-vos": Format("point_vos", "Point-VOS json or jsonl"),
+    "review": Format("review", "folder of `rayvos review` with fixed labels", is_finished=True),
     "sav": Format("sav", "SA-V folder"),
     "tao": Format("tao", "TAO json"),
     "trackingnet": Format("trackingnet", "TrackingNet folder"),
@@ -165,6 +168,9 @@ def import_clips(
         choose(f"option of format {name!r}", key, known.own_options())
         arguments[key] = known.parse_option(key, word)
 
+    if known.is_finished and (drop_masks or not boxes_from_masks or only is not None or exclude):
+        raise UsageError(f"format {name!r}: its clips stay as they are; leave out options that choose or change them")
+
     def wanted(clip_id: str) -> bool:
         return clip_id not in exclude and (only is None or clip_id in only)
 
@@ -174,6 +180,9 @@ def import_clips(
 
     for clip in known.reader()(source, on_error=report if on_error is not None else None, **arguments):
         if not wanted(clip.clip_id):
+            continue
+        if known.is_finished:
+            yield clip
             continue
         try:
             ready = check_clip(_with_derived_boxes(clip, derive=boxes_from_masks or drop_masks))

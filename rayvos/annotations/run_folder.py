@@ -29,7 +29,16 @@ from rayvos.annotations.arrow_files import open_parquet, read_parquet
 from rayvos.annotations.tables import DEAD_LETTERS, LABELS, check_schema
 from rayvos.errors import FormatError, MissingPathError
 
-__all__ = ["DeadLetter", "Piece", "RunFolder", "Unit", "iter_labels", "read_dead_letters", "read_labels"]
+__all__ = [
+    "DeadLetter",
+    "Piece",
+    "RunFolder",
+    "Unit",
+    "iter_labels",
+    "label_rounds",
+    "read_dead_letters",
+    "read_labels",
+]
 
 FOOTER_KEY = b"rayvos.unit"
 _OPEN_UNITS = 4  # unit files kept in memory while reading clip by clip: neighbours share a unit
@@ -318,6 +327,23 @@ def read_dead_letters(path: str) -> pa.Table:
         if letter is not None:
             rows.append({"unit_id": row["unit_id"], **letter})
     return pa.Table.from_pylist(rows, schema=DEAD_LETTERS)
+
+
+def label_rounds(run: RunFolder) -> dict[tuple[str, str], int]:
+    """Return the round of every (clip_id, fingerprint) that a plan of the run ever named.
+
+    Round 0 are a clip's first labels; each later fingerprint of the clip (its prompts were corrected, by people or by
+    a new manifest) is one more. With `provenance`, `engine` and `weights` that says where a label comes from.
+    """
+    rounds: dict[tuple[str, str], int] = {}
+    counts: dict[str, int] = {}
+    for number in run.plan_numbers():
+        plan = run.read_plan(number)
+        for key in zip(*(plan.column(name).to_pylist() for name in ("clip_id", "fingerprint")), strict=True):
+            if key not in rounds:
+                rounds[key] = counts.get(key[0], 0)
+                counts[key[0]] = rounds[key] + 1
+    return rounds
 
 
 def footer_of(unit_id: str, dead_letters: Sequence[DeadLetter]) -> bytes:

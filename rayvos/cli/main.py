@@ -34,6 +34,7 @@ COMMANDS = {
     "plan": ("rayvos.cli.plan:plan", "Show units, frames, output size and time of a run, without doing it."),
     "export": ("rayvos.cli.export:export", "Write labels as PNGs, COCO or YouTube-VIS json, overlays, contact sheets."),
     "report": ("rayvos.cli.report:report", "Write one HTML page on a run: throughput, scores, worst labels first."),
+    "review": ("rayvos.cli.review:review", "Write the worst labels of a run for a person to fix."),
     "eval": ("rayvos.cli.eval:app", "Score masks against truth by the rules of a benchmark."),
     "doctor": ("rayvos.cli.doctor:doctor", "Check this machine, the cluster, storage and weights."),
 }
