@@ -29,10 +29,23 @@ from numpy.typing import NDArray
 
 from rayvos.annotations.records import Box, Clip
 from rayvos.engines.base import EngineNeeds, FrameReader, Label
-from rayvos.engines.motion import dense_flow, flow_picture, residual_flow, sample_window
+from rayvos.engines.crop_cuts import (
+    Crop,
+    box_fit,
+    crop_residuals,
+    cut_pictures,
+    cut_votes,
+    ellipse,
+    flow_window,
+    grab_cut,
+    is_cuttable,
+    outside_box,
+    place_crop,
+)
+from rayvos.engines.motion import dense_flow, flow_picture
 from rayvos.engines.scores import mean_margin, overlap, predicted_iou
 from rayvos.errors import UsageError, choose
-from rayvos.masks.boxes import IntBox, Margin, box_iou, crop_around, mask_to_box, round_box
+from rayvos.masks.boxes import box_iou, mask_to_box, round_box
 from rayvos.masks.components import drop_specks
 from rayvos.masks.warp import warp_back
 
@@ -41,15 +54,9 @@ __all__ = ["CutConfig", "CutEngine"]
 Cues = Literal["color+motion", "color"]
 
 GUARD = 0.7  # specification of the baseline: below this box agreement a cut on colour alone is not believed
-VOTE_POWER = 3  # specification of the baseline: vote weight = box agreement to this power
-ELLIPSE_VOTE = 0.2  # of a cut that fits its box perfectly; 0.15 to 0.3 measured equal, 1 loses 3 points
 ELLIPSE_IOU = 0.5  # what an ellipse is worth: 0.52 on the real clips by the specification of the baseline
 THRESHOLD = 0.5
-SMALLEST_BOX = 8  # pixels a side; below, colour models have no samples to speak of
 NEIGHBOUR_VOTE = 0.5  # of each nearest frame; 0.3 to 1 measured equal, all seven real clips gain, 1.2 points on average
-MIN_MARGIN_PX = 8
-MIN_MOTION = 0.2  # pixels of the flow grid: a residual whose 95th percentile is below is noise of the estimator
-COLOR_SHIFT = 40.0  # specification of the baseline: levels of a and b that the strongest motion shifts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,29 +86,10 @@ class CutConfig:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Crop:
-    """Where one object's crop lies in the frame and on the working grid."""
-
-    pixels: IntBox
-    """The box, whole pixels of the frame."""
-    area: IntBox
-    """The crop, pixels of the frame."""
-    inner: IntBox
-    """The box on the working grid."""
-    size: tuple[int, int]
-    """(height, width) of the working grid."""
-
-    @property
-    def step(self) -> tuple[float, float]:
-        """Frame pixels per pixel of the working grid, (x, y)."""
-        return (self.area[2] - self.area[0]) / self.size[1], (self.area[3] - self.area[1]) / self.size[0]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class _Cut:
     """One object's result on one frame, before its neighbours are asked."""
 
-    crop: _Crop
+    crop: Crop
     probability: NDArray[np.float32]
     """(height, width) of the working grid."""
     quality: dict[str, float]
@@ -206,7 +194,7 @@ class CutEngine:
             other = there.cuts.get(object_id) if there else None
             if other is None:
                 continue
-            shift = _flow_window(flow, crop, here.scale) / here.scale
+            shift = flow_window(flow, crop, here.scale) / here.scale
             # Pixel centres: working grid -> frame -> along the flow -> the neighbour's working grid.
             (step_x, step_y), (other_x, other_y) = crop.step, other.crop.step
             place_x = (crop.area[0] + (x + 0.5) * step_x + shift[..., 0] - other.crop.area[0]) / other_x - 0.5
@@ -253,59 +241,21 @@ class CutEngine:
         pixels = round_box(np.array([box.x0, box.y0, box.x1, box.y1], np.float32), height, width)
         if pixels is None:
             return None
-        crop = _place_crop(pixels, self.config.margin, self._max_side, height, width)
-        ellipse = _ellipse(crop.inner, crop.size)
-        outside = np.ones(crop.size, np.bool_)
-        outside[crop.inner[1] : crop.inner[3], crop.inner[0] : crop.inner[2]] = False
-        sides = (
-            pixels[2] - pixels[0],
-            pixels[3] - pixels[1],
-            crop.inner[2] - crop.inner[0],
-            crop.inner[3] - crop.inner[1],
-        )
-        if min(sides[:2]) < SMALLEST_BOX or min(sides[2:]) < 2 or np.count_nonzero(outside) < SMALLEST_BOX:
-            return _Cut(crop, ellipse.astype(np.float32), {"cut_fit": 0.0, "cut_share": 0.0})
-        features = self._features(image, crop, outside, flows, scale)
-        masks = [_grab_cut(feature, crop.inner, self._iterations) for feature in features]
-        fits = np.array([_fit(mask, crop.inner) for mask in masks])
+        crop = place_crop(pixels, self.config.margin, self._max_side, height, width)
+        outside = outside_box(crop)
+        if not is_cuttable(crop, outside):
+            return _Cut(crop, ellipse(crop.inner, crop.size).astype(np.float32), {"cut_fit": 0.0, "cut_share": 0.0})
+        residuals = crop_residuals(crop, outside, flows, scale)
+        masks = [grab_cut(picture, crop.inner, self._iterations) for picture in cut_pictures(image, crop, residuals)]
+        fits = np.array([box_fit(mask, crop.inner) for mask in masks])
         if not self._motion:
             kept = bool(fits[0] >= GUARD)
             quality = {"cut_fit": float(fits[0]), "cut_share": float(kept)}
-            return _Cut(crop, (masks[0] if kept else ellipse).astype(np.float32), quality)
-        weights = fits**VOTE_POWER
-        votes = sum(weight * mask for weight, mask in zip(weights, masks, strict=True)) + ELLIPSE_VOTE * ellipse
-        probability = (votes / (weights.sum() + ELLIPSE_VOTE)).astype(np.float32)
-        quality = {
-            "margin": mean_margin(probability, ~outside),
-            "cut_fit": float(fits.mean()),
-            "cut_share": float(weights.sum() / (weights.sum() + ELLIPSE_VOTE)),
-        }
-        return _Cut(crop, probability, quality)
-
-    def _features(
-        self,
-        image: NDArray[np.uint8],
-        crop: _Crop,
-        outside: NDArray[np.bool_],
-        flows: dict[int, NDArray[np.float32]],
-        scale: float,
-    ) -> list[NDArray[np.uint8]]:
-        """Return the three-channel pictures to cut: colour, then two for each partner towards which things move."""
-        x0, y0, x1, y1 = crop.area
-        small = cv2.resize(image[y0:y1, x0:x1], crop.size[::-1], interpolation=cv2.INTER_AREA)
-        lab = cv2.cvtColor(small, cv2.COLOR_RGB2LAB)
-        features = [np.asarray(lab, np.uint8)]
-        lightness, a, b = (channel.astype(np.float32) for channel in cv2.split(lab))
-        for flow in flows.values():
-            residual = residual_flow(_flow_window(flow, crop, scale), outside)
-            strongest = float(np.percentile(np.hypot(residual[..., 0], residual[..., 1]), 95))
-            if strongest < MIN_MOTION:
-                continue
-            x, y = np.clip(residual[..., 0] / strongest, -1, 1), np.clip(residual[..., 1] / strongest, -1, 1)
-            motion = np.dstack([lightness / 2, 128 + 127 * x, 128 + 127 * y])
-            mixed = np.dstack([lightness, a + COLOR_SHIFT * x, b + COLOR_SHIFT * y])
-            features += [np.clip(np.rint(picture), 0, 255).astype(np.uint8) for picture in (motion, mixed)]
-        return features
+            found = masks[0] if kept else ellipse(crop.inner, crop.size)
+            return _Cut(crop, found.astype(np.float32), quality)
+        probability, share = cut_votes(masks, fits, crop.inner)
+        margin = mean_margin(probability, ~outside)
+        return _Cut(crop, probability, {"margin": margin, "cut_fit": float(fits.mean()), "cut_share": share})
 
 
 def _boxes_by_frame(clip: Clip) -> dict[int, dict[int, Box]]:
@@ -317,58 +267,14 @@ def _boxes_by_frame(clip: Clip) -> dict[int, dict[int, Box]]:
     return boxes
 
 
-def _place_crop(pixels: IntBox, margin: float, max_side: int, height: int, width: int) -> _Crop:
-    area = crop_around(pixels, Margin("rel", margin, MIN_MARGIN_PX), height, width)
-    crop_height, crop_width = area[3] - area[1], area[2] - area[0]
-    shrink = min(1.0, max_side / max(crop_height, crop_width))
-    rows, columns = max(1, round(crop_height * shrink)), max(1, round(crop_width * shrink))
-    x0, x1 = (round((side - area[0]) * columns / crop_width) for side in (pixels[0], pixels[2]))
-    y0, y1 = (round((side - area[1]) * rows / crop_height) for side in (pixels[1], pixels[3]))
-    x0, y0 = min(x0, columns - 1), min(y0, rows - 1)
-    return _Crop(pixels, area, (x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)), (rows, columns))
-
-
-def _paste(probability: NDArray[np.float32], crop: _Crop, height: int, width: int) -> NDArray[np.bool_]:
+def _paste(probability: NDArray[np.float32], crop: Crop, height: int, width: int) -> NDArray[np.bool_]:
     """Return the mask in the frame: the probability resized to the crop, cut off at the box, without specks."""
     x0, y0, x1, y1 = crop.area
     left, top, right, bottom = crop.pixels
     full = cv2.resize(probability, (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR)
     inside = np.asarray(full[top - y0 : bottom - y0, left - x0 : right - x0] > THRESHOLD, np.bool_)
     if not inside.any():
-        inside = _ellipse((0, 0, right - left, bottom - top), inside.shape)
+        inside = ellipse((0, 0, right - left, bottom - top), inside.shape)
     mask = np.zeros((height, width), np.bool_)
     mask[top:bottom, left:right] = drop_specks(inside)
     return mask
-
-
-def _flow_window(flow: NDArray[np.float32], crop: _Crop, scale: float) -> NDArray[np.float32]:
-    """Return the flow on the crop's working grid, still in pixels of the flow grid."""
-    step_x, step_y = crop.step
-    return sample_window(
-        flow, (crop.area[0] * scale, crop.area[1] * scale), (step_x * scale, step_y * scale), crop.size
-    )
-
-
-def _ellipse(inner: IntBox, size: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Return the ellipse inscribed in a box, by pixel centres; it holds at least one pixel."""
-    y, x = np.ogrid[: size[0], : size[1]]
-    across = (x + 0.5 - (inner[0] + inner[2]) / 2) / ((inner[2] - inner[0]) / 2)
-    down = (y + 0.5 - (inner[1] + inner[3]) / 2) / ((inner[3] - inner[1]) / 2)
-    return np.asarray(across**2 + down**2 <= 1, np.bool_)
-
-
-def _fit(mask: NDArray[np.bool_], inner: IntBox) -> float:
-    """Return the IoU of the mask's tight box with the given box; 0 where the mask is empty."""
-    tight = mask_to_box(mask)
-    return 0.0 if tight is None else float(box_iou(tight, np.array(inner, np.float32))[0, 0])
-
-
-def _grab_cut(picture: NDArray[np.uint8], inner: IntBox, iterations: int) -> NDArray[np.bool_]:
-    """Return what GrabCut keeps of the box; all outside it is background."""
-    x0, y0, x1, y1 = inner
-    classes = np.full(picture.shape[:2], cv2.GC_BGD, np.uint8)
-    classes[y0:y1, x0:x1] = cv2.GC_PR_FGD
-    cv2.setRNGSeed(0)  # of this thread; the colour models start from k-means
-    models = np.zeros((1, 65)), np.zeros((1, 65))  # 5 Gaussians of 13 numbers each
-    cv2.grabCut(picture, classes, (0, 0, 0, 0), *models, iterations, cv2.GC_INIT_WITH_MASK)
-    return np.asarray((classes == cv2.GC_FGD) | (classes == cv2.GC_PR_FGD), np.bool_)
