@@ -94,11 +94,8 @@ def is_cuttable(crop: Crop, outside: NDArray[np.bool_]) -> bool:
     """Tell whether box and surroundings have the pixels that colour models need."""
     x0, y0, x1, y1 = crop.pixels
     left, top, right, bottom = crop.inner
-    return (
-        min(x1 - x0, y1 - y0) >= SMALLEST_BOX
-        and min(right - left, bottom - top) >= 2
-        and np.count_nonzero(outside) >= SMALLEST_BOX
-    )
+    sides_suffice = min(x1 - x0, y1 - y0) >= SMALLEST_BOX and min(right - left, bottom - top) >= 2
+    return sides_suffice and int(np.count_nonzero(outside)) >= SMALLEST_BOX
 
 
 def flow_window(flow: NDArray[np.float32], crop: Crop, scale: float) -> NDArray[np.float32]:

@@ -16,6 +16,7 @@ __all__ = ["ARCHITECTURES", "build_model", "load_model", "packaged_weights"]
 
 ARCHITECTURES: Mapping[str, str] = {
     "box2seg": "rayvos.models.box2seg:build_box2seg",
+    "guided": "rayvos.models.guided:build_guided",
     "sta": "rayvos.models.sta:build_sta",
     "stcn": "rayvos.models.stcn:build_stcn",
 }
