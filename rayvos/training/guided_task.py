@@ -166,7 +166,8 @@ class GuidedTask:
         dice = 1 - ((2 * shared + 1) / (probability_BHW.sum(dim=(1, 2)) + truth_BHW.sum(dim=(1, 2)) + 1)).mean()
         iou_B = _iou(logits_BHW.detach() > 0, batch.masks_BHW > 0)
         quality = F.mse_loss(torch.sigmoid(quality_B), iou_B)
-        stats = {"entropy": float(entropy), "dice": float(dice), "quality": float(quality), "iou": float(iou_B.mean())}
+        terms = {"entropy": entropy, "dice": dice, "quality": quality, "iou": iou_B.mean()}
+        stats = {name: float(term.detach()) for name, term in terms.items()}
         return LossResult(entropy + dice + QUALITY_WEIGHT * quality, stats)
 
     def validate(self, model: nn.Module) -> Mapping[str, float]:
