@@ -32,6 +32,8 @@ import difflib
 from collections.abc import Iterable
 from typing import ClassVar
 
+from rayvos.redaction import without_secrets
+
 __all__ = [
     "BoxError",
     "DecodeError",
@@ -59,9 +61,15 @@ __all__ = [
 
 
 class RayvosError(Exception):
-    """Base of all errors rayvos raises on purpose; survives pickling, since its only argument is its message."""
+    """Base of all errors rayvos raises on purpose; survives pickling, since its only argument is its message.
+
+    The message loses its secrets at once: it may end in a log, a dead letter or `run.json`.
+    """
 
     code: ClassVar[str] = "failed"
+
+    def __init__(self, *message: str) -> None:
+        super().__init__(*map(without_secrets, message))
 
 
 class UsageError(RayvosError):

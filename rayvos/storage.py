@@ -27,6 +27,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from rayvos.errors import MissingPathError, PermissionDeniedError, StorageError, UsageError
+from rayvos.url_policy import HTTP, check_url, guarded_http_client
 
 __all__ = [
     "create_if_absent",
@@ -68,6 +69,7 @@ def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
     Raises:
         UsageError: the path is empty, or no file system is known for the URL's scheme.
+        PermissionDeniedError: the policy on URLs forbids it.
         MissingPathError: it holds a NUL byte, which no file's name does.
     """
     if not path:  # an unset variable of a script; taken for a folder it would be the root of the disk
@@ -75,8 +77,11 @@ def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
     if "\0" in path:
         raise MissingPathError(f"{path!r}: nothing is there: no path holds a NUL byte; correct the name")
     try:
-        urlsplit(path if is_url(path) else "")
-        fs, inner = fsspec.url_to_fs(os.fspath(path))
+        scheme = urlsplit(path if is_url(path) else "").scheme
+        if scheme in fsspec.available_protocols():  # of others fsspec says more
+            check_url(path)
+        options = {"get_client": guarded_http_client} if scheme in HTTP else {}
+        fs, inner = fsspec.url_to_fs(os.fspath(path), **options)
     except (ValueError, ImportError) as error:
         raise UsageError(f"{path}: {error}; use a local path or a URL whose scheme fsspec knows") from error
     return fs, inner
@@ -120,7 +125,8 @@ def naming(path: str, verb: str = "read") -> Iterator[None]:
         raise PermissionDeniedError(f"{path}: no permission to {verb} it; check rights or credentials") from error
     except _failures() as error:
         status = getattr(error, "status", None)  # of an HTTP answer
-        if status in (401, 403) or "Credentials" in type(error).__name__:
+        refused = isinstance(getattr(error, "os_error", None), PermissionError)  # by our own policy, see url_policy
+        if refused or status in (401, 403) or "Credentials" in type(error).__name__:
             raise PermissionDeniedError(f"{path}: no permission to {verb} it: {error}; check credentials") from error
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise StorageError(f"{path}: could not {verb} it: {reason}") from error

@@ -13,7 +13,8 @@ ORDER = [
     "masks", "annotations", "video", "models", "engines", "evaluation",
     "training", "tuning", "pipelines", "review", "cli",
 ]  # fmt: skip
-SHARED = {"errors", "storage"}  # below every room: names of failures, and files by path or URL
+# Below every room: names of failures, files by path or URL, and what protects both.
+SHARED = {"errors", "storage", "redaction", "url_policy"}
 RAY_ROOMS = {"training", "tuning", "pipelines"}
 NO_TORCH = {"masks", "annotations", "video"}
 FILES = sorted(PACKAGE.rglob("*.py"))

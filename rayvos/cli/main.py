@@ -19,6 +19,7 @@ import cyclopts
 from cyclopts import App, Parameter
 
 from rayvos.errors import RayvosError, UsageError
+from rayvos.redaction import without_secrets
 
 __all__ = ["build_app", "main", "run"]
 
@@ -106,6 +107,13 @@ def _read_options(path: str) -> cyclopts.config.Dict:
     return cyclopts.config.Dict(options, use_commands_as_keys=False, source=path)
 
 
+class _LineFormatter(logging.Formatter):
+    """Text without secrets; whoever reads logs need not be who may read the bucket."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_secrets(super().format(record))
+
+
 class _JsonFormatter(logging.Formatter):
     """One JSON object a line, for log collectors of clusters."""
 
@@ -114,13 +122,13 @@ class _JsonFormatter(logging.Formatter):
         line = {"time": when, "level": record.levelname, "logger": record.name, "message": record.getMessage()}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line)
+        return json.dumps(without_secrets(line))
 
 
 def set_up_logging(level: int, *, as_json: bool = False) -> None:
     """Send rayvos' own log records to stderr."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonFormatter() if as_json else logging.Formatter("%(levelname)s %(name)s %(message)s"))
+    handler.setFormatter(_JsonFormatter() if as_json else _LineFormatter("%(levelname)s %(name)s %(message)s"))
     logger = logging.getLogger("rayvos")
     logger.handlers[:] = [handler]
     logger.setLevel(level)
@@ -150,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"rayvos: {error} [{error.code}]", file=sys.stderr)
         return EXIT_FAILED
     except Exception:
-        traceback.print_exc()
+        print(without_secrets(traceback.format_exc()), end="", file=sys.stderr)
         print("rayvos: this is a defect of rayvos; please report it with the lines above", file=sys.stderr)
         return EXIT_FAILED
     return result if isinstance(result, int) else 0

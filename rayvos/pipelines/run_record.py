@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import re
 import time
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -15,6 +14,7 @@ from rayvos.annotations.prompts import Prompts
 from rayvos.annotations.run_folder import RunFolder
 from rayvos.engines.base import Engine
 from rayvos.errors import UsageError
+from rayvos.redaction import without_secrets
 
 __all__ = ["RunRecord", "RunState", "check_same_configuration", "configuration_of", "library_versions"]
 
@@ -23,11 +23,6 @@ RunState = Literal["running", "stopping", "stopped", "done", "failed"]
 # What decides pixels and bytes: decoders, arithmetic, encoders.
 LIBRARIES = ("rayvos", "ray", "torch", "torchvision", "numpy", "opencv-python", "av", "pycocotools", "pyarrow")
 EARLIER_STARTS = 20  # starts of the driver that are remembered
-_CREDENTIALS = re.compile(
-    r"(?<=://)[^/@\s]*@"  # user name and password
-    r"|(?<=[?&])[^=&\s]*(?:sig|token|secret|key|password|credential)[^=&\s]*=[^&\s]*",  # signed URLs
-    re.IGNORECASE,
-)
 
 
 def configuration_of(engine: Engine, prompts: Prompts) -> dict[str, Any]:
@@ -92,7 +87,7 @@ class RunRecord:
             "ended": None,
             "engine": configuration["engine"],
             "configuration": dict(configuration),
-            "job": _without_credentials(dict(job)),
+            "job": without_secrets(dict(job)),
             "versions": library_versions(),
             "earlier": earlier[-EARLIER_STARTS:],
         }
@@ -103,7 +98,7 @@ class RunRecord:
         Raises:
             StorageError: the run folder cannot be written.
         """
-        self._facts.update(_without_credentials(facts))
+        self._facts.update(without_secrets(facts))
         if state is not None:
             self._facts["state"] = state
             if state not in ("running", "stopping"):
@@ -113,14 +108,3 @@ class RunRecord:
 
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-
-def _without_credentials(value: Any) -> Any:
-    """Return `value` with user names, passwords, keys and signatures taken out of all URLs in it."""
-    if isinstance(value, str):
-        return _CREDENTIALS.sub("", value)
-    if isinstance(value, Mapping):
-        return {key: _without_credentials(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_credentials(item) for item in value]
-    return value

@@ -44,6 +44,7 @@ from rayvos.pipelines.guards import (
 from rayvos.pipelines.prefetch import OpeningClip
 from rayvos.pipelines.receipts import Receipt, row_to_unit
 from rayvos.pipelines.sink import commit_unit
+from rayvos.redaction import without_secrets
 from rayvos.video.limits import DecodeLimits
 from rayvos.video.source import open_clip
 
@@ -103,7 +104,9 @@ class LabelWorker:
                 receipt = self.label_unit(unit)
             except Exception as error:
                 logger.exception("unit=%s could not be committed", unit.unit_id)
-                receipt = _receipt(unit, 0, 0, error=error_code(error), message=str(error) or repr(error))
+                receipt = _receipt(
+                    unit, 0, 0, error=error_code(error), message=without_secrets(str(error) or repr(error))
+                )
             yield receipt.to_batch()
 
     def label_unit(self, unit: Unit) -> Receipt:
@@ -293,8 +296,8 @@ def _condemned_letter(piece: Piece, history: History, index: int) -> DeadLetter:
 def _message_of(error: BaseException, piece: Piece) -> str:
     """Return the error's message; one that does not name the clip is given its name."""
     text = str(error) if isinstance(error, RayvosError) else f"{type(error).__name__}: {error}"
-    return text if repr(piece.clip_id) in text else f"clip {piece.clip_id!r}: {text}"
+    return without_secrets(text if repr(piece.clip_id) in text else f"clip {piece.clip_id!r}: {text}")
 
 
 def _traceback_of(error: BaseException) -> str:
-    return "".join(traceback.format_exception(error))[-TRACEBACK_CHARACTERS:]
+    return without_secrets("".join(traceback.format_exception(error)))[-TRACEBACK_CHARACTERS:]

@@ -52,6 +52,7 @@ class FailingFileSystem(MemoryFileSystem):  # type: ignore[misc]
 @pytest.fixture
 def failing_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     fsspec.register_implementation("failing", FailingFileSystem, clobber=True)
+    monkeypatch.setenv("RAYVOS_URL_SCHEMES", "failing")
     monkeypatch.setattr(storage, "FIRST_WAIT_S", 0.01)
     monkeypatch.setattr(storage.retrying, "__kwdefaults__", {"attempts": 5, "first_wait_s": 0.01})
     yield f"failing://{uuid.uuid4().hex}"
