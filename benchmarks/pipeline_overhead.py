@@ -25,7 +25,8 @@ from rayvos.annotations.manifest import ManifestFile, write_manifest
 from rayvos.annotations.records import Clip, ClipSource
 from rayvos.engines.labeling import label_clip
 from rayvos.engines.registry import EngineChoice
-from rayvos.pipelines.label import LabelJob, run_label
+from rayvos.pipelines.label import LabelJob
+from rayvos.pipelines.run import run_job
 from rayvos.video.synthetic import SynthConfig, generate_clip
 
 
@@ -67,7 +68,7 @@ def pipeline(engine: str, manifest: str, processes: int, out: str) -> tuple[floa
     """Return the seconds with and without Ray's own start, and the labels of the pipeline."""
     started = time.perf_counter()
     job = LabelJob(manifest, out, EngineChoice(engine), actors=processes, address="local")
-    summary = run_label(job)
+    summary = run_job(job)
     return time.perf_counter() - started, summary.throughput["seconds"], int(summary.throughput["labels"])
 
 

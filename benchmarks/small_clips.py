@@ -22,7 +22,8 @@ from rayvos.annotations.manifest import write_manifest
 from rayvos.annotations.records import Box, Clip, ClipSource, ObjectInfo
 from rayvos.annotations.run_folder import RunFolder, iter_labels
 from rayvos.engines.registry import EngineChoice
-from rayvos.pipelines.label import LabelJob, run_label
+from rayvos.pipelines.label import LabelJob
+from rayvos.pipelines.run import run_job
 
 HEIGHT, WIDTH, NUM_FRAMES = 48, 64, 2
 BUDGET_MS = 5.0
@@ -58,10 +59,10 @@ def main() -> None:
             manifest, str(folder / "run"), EngineChoice("benchmarks.box_fill:BoxFillEngine"), address="local"
         )
         started = time.perf_counter()
-        summary = run_label(job)
+        summary = run_job(job)
         first_s = time.perf_counter() - started
         started = time.perf_counter()
-        again = run_label(job)
+        again = run_job(job)
         rerun_s = time.perf_counter() - started
         files = len(RunFolder(job.out).committed())
         num_read = sum(table.num_rows for _, table in iter_labels(job.out))

@@ -1,9 +1,10 @@
-"""The run folder: where one job's labels lie, and how to read the live ones.
+"""The run folder: where one job's labels or candidates lie, and how to read the live ones.
 
     OUT/run.json                      configuration, versions, counts, throughput
     OUT/manifests/<digest>.parquet    the manifests the run was started on, as they were
     OUT/plans/00000.parquet …         which unit holds which clip's frames; the newest plan says what is live
     OUT/labels/<unit_id>.parquet      one file per committed unit; its footer holds the unit's dead letters
+    OUT/candidates/<unit_id>.parquet  the same, in the folder of a candidates job
     OUT/attempts/<unit_id>/…          marks of units in flight
 
 Why so: a unit's file never changes once it is there, so corrections add files. *Live* is what the newest plan names:
@@ -22,12 +23,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from rayvos import storage
 from rayvos.annotations.arrow_files import open_parquet, read_parquet
-from rayvos.annotations.tables import DEAD_LETTERS, LABELS, check_schema
-from rayvos.errors import FormatError, MissingPathError
+from rayvos.annotations.tables import DEAD_LETTERS, check_schema
+from rayvos.annotations.unit_rows import SCHEMAS, ResultTable, pieces_by_clip, sort_rows, split_by_clip
+from rayvos.errors import FormatError, MissingPathError, UsageError
 
 __all__ = [
     "DeadLetter",
@@ -35,12 +36,15 @@ __all__ = [
     "RunFolder",
     "Unit",
     "iter_labels",
+    "iter_rows",
     "label_rounds",
+    "read_candidates",
     "read_dead_letters",
     "read_labels",
 ]
 
 FOOTER_KEY = b"rayvos.unit"
+RESULTS_KEY = "rayvos.results"  # in the metadata of a plan
 _OPEN_UNITS = 4  # unit files kept in memory while reading clip by clip: neighbours share a unit
 _READ_THREADS = 16  # footers are small; on object stores a run of 10,000 units waits for latency alone
 
@@ -87,14 +91,44 @@ class DeadLetter:
 
 
 class RunFolder:
-    """Paths and small files of one run folder, local or remote."""
+    """Paths and small files of one run folder, local or remote.
 
-    def __init__(self, path: str) -> None:
+    Args:
+        path: path or URL.
+        table: what the run makes; None asks its newest plan, and takes labels where there is none.
+    """
+
+    def __init__(self, path: str, table: ResultTable | None = None) -> None:
         self.path = path.rstrip("/") or path[:1]
+        self._table = table
 
-    def labels_file(self, unit_id: str) -> str:
-        """Return the path of a unit's labels."""
-        return storage.join(self.path, "labels", f"{unit_id}.parquet")
+    @property
+    def table(self) -> ResultTable:
+        """What the run makes.
+
+        Raises:
+            FormatError: the newest plan is damaged, or names a table that this rayvos does not know.
+        """
+        if self._table is not None:
+            return self._table
+        numbers = self.plan_numbers()
+        if not numbers:
+            return "labels"
+        path = self.plan_file(numbers[-1])
+        named = _read_metadata(path).get(RESULTS_KEY.encode(), b"labels").decode()
+        self._table = next((table for table in SCHEMAS if table == named), None)
+        if self._table is None:
+            raise FormatError(f"{path}: a run of {named!r}, expected {' or '.join(sorted(SCHEMAS))}; update rayvos")
+        return self._table
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Schema of the table in the units' files."""
+        return SCHEMAS[self.table]
+
+    def unit_file(self, unit_id: str) -> str:
+        """Return the path of a unit's rows."""
+        return storage.join(self.path, self.table, f"{unit_id}.parquet")
 
     def attempts_folder(self, unit_id: str) -> str:
         """Return the folder of a unit's attempt marks."""
@@ -120,7 +154,7 @@ class RunFolder:
 
     def committed(self) -> set[str]:
         """Return the ids of the units whose files are there."""
-        names = storage.list_folder(storage.join(self.path, "labels"))
+        names = storage.list_folder(storage.join(self.path, self.table))
         return {name[:-8] for name in names if name.endswith(".parquet") and not name.startswith((".", "_"))}
 
     def read_run_json(self) -> dict[str, Any]:
@@ -148,7 +182,9 @@ class RunFolder:
         if number is None:
             numbers = self.plan_numbers()
             if not numbers:
-                raise MissingPathError(f"{self.path}: no plan found; is it the output folder of `rayvos label`?")
+                raise MissingPathError(
+                    f"{self.path}: no plan found; is it the output folder of `rayvos label` or `rayvos candidates`?"
+                )
             number = numbers[-1]
         path = self.plan_file(number)
         table = _read_parquet(path)
@@ -170,12 +206,10 @@ class RunFolder:
         Raises:
             FormatError: the file is damaged.
         """
-        path = self.labels_file(unit_id)
+        path = self.unit_file(unit_id)
         try:
-            with open_parquet(path) as file:
-                metadata = file.metadata.metadata or {}
-            footer = json.loads(metadata[FOOTER_KEY])
-        except (pa.ArrowInvalid, OSError, KeyError, ValueError) as error:
+            footer = json.loads(_read_metadata(path)[FOOTER_KEY])
+        except (KeyError, ValueError) as error:
             raise FormatError(f"{path}: damaged: {error}; remove it and run the job again to redo its unit") from error
         return dict(footer)
 
@@ -183,6 +217,19 @@ class RunFolder:
         """Return the footers of several units, in the order given, read side by side."""
         with ThreadPoolExecutor(_READ_THREADS) as pool:
             return list(pool.map(self.read_footer, unit_ids))
+
+
+def _read_metadata(path: str) -> dict[bytes, bytes]:
+    """Return what a Parquet file says of itself.
+
+    Raises:
+        FormatError: the file is damaged.
+    """
+    try:
+        with open_parquet(path) as file:
+            return dict(file.metadata.metadata or {})
+    except (pa.ArrowInvalid, OSError) as error:
+        raise FormatError(f"{path}: damaged: {error}; remove it and run the job again to redo its unit") from error
 
 
 def _read_parquet(path: str) -> pa.Table:
@@ -195,39 +242,52 @@ def _read_parquet(path: str) -> pa.Table:
 def iter_labels(
     path: str, *, clip_ids: Collection[str] | None = None, complete_only: bool = False
 ) -> Iterator[tuple[str, pa.Table]]:
-    """Yield the live labels clip by clip, in the order of the manifest; some units are in memory at a time.
+    """Yield the live labels clip by clip (`tables.LABELS`, sorted by frame and object); see `iter_rows`."""
+    return iter_rows(path, "labels", clip_ids=clip_ids, complete_only=complete_only)
+
+
+def iter_rows(
+    path: str, table: ResultTable, *, clip_ids: Collection[str] | None = None, complete_only: bool = False
+) -> Iterator[tuple[str, pa.Table]]:
+    """Yield the live rows clip by clip, in the order of the manifest; some units are in memory at a time.
 
     Args:
-        path: a run folder, a folder of label tables, or one label table (Parquet); path or URL.
+        path: a run folder, a folder of such tables, or one table (Parquet); path or URL.
+        table: which table is expected there.
         clip_ids: only these clips; None: all.
         complete_only: leave out clips of which a frame range is not committed (or is a dead letter).
 
     Yields:
-        (clip_id, table): `tables.LABELS`, sorted by (frame, object_id); a clip without any row is left out.
+        (clip_id, rows): sorted, see `sort_rows`; a clip without any row is left out.
 
     Raises:
         MissingPathError: nothing is there.
-        SchemaError: a file is no label table, or one of a newer rayvos.
+        UsageError: it is a run that makes another table.
+        SchemaError: a file is no such table, or one of a newer rayvos.
     """
     run = RunFolder(path)
     if path.endswith(".parquet"):
-        yield from _iter_files([path], clip_ids)
+        yield from _iter_files([path], table, clip_ids)
     elif run.plan_numbers():
+        if run.table != table:
+            raise UsageError(f"{path}: expected a run that makes {table}, found one that makes {run.table}")
         yield from _iter_run(run, clip_ids, complete_only)
     else:
         names = [name for name in storage.list_folder(path) if name.endswith(".parquet") and name[0] not in "._"]
         if not names:
-            raise MissingPathError(f"{path}: no label table found; pass a run folder or a labels.parquet")
-        yield from _iter_files([storage.join(path, name) for name in names], clip_ids)
+            raise MissingPathError(f"{path}: no table of {table} found; pass a run folder or a {table}.parquet")
+        yield from _iter_files([storage.join(path, name) for name in names], table, clip_ids)
 
 
-def _iter_files(paths: Sequence[str], clip_ids: Collection[str] | None) -> Iterator[tuple[str, pa.Table]]:
+def _iter_files(
+    paths: Sequence[str], table: ResultTable, clip_ids: Collection[str] | None
+) -> Iterator[tuple[str, pa.Table]]:
     for path in paths:
-        table = _read_parquet(path)
-        check_schema(table.schema, "labels", path)
-        for clip_id, rows in _split_by_clip(table).items():
+        found = _read_parquet(path)
+        check_schema(found.schema, table, path)
+        for clip_id, rows in split_by_clip(found).items():
             if clip_ids is None or clip_id in clip_ids:
-                yield clip_id, _sorted(rows)
+                yield clip_id, sort_rows(rows, table)
 
 
 def _iter_run(run: RunFolder, clip_ids: Collection[str] | None, complete_only: bool) -> Iterator[tuple[str, pa.Table]]:
@@ -237,16 +297,16 @@ def _iter_run(run: RunFolder, clip_ids: Collection[str] | None, complete_only: b
 
     def rows_of(unit_id: str, clip_id: str) -> pa.Table | None:
         if unit_id not in units:
-            path = run.labels_file(unit_id)
+            path = run.unit_file(unit_id)
             table = _read_parquet(path)
-            check_schema(table.schema, "labels", path)
-            units[unit_id] = _split_by_clip(table)
+            check_schema(table.schema, run.table, path)
+            units[unit_id] = split_by_clip(table)
             if len(units) > _OPEN_UNITS:
                 units.popitem(last=False)
         units.move_to_end(unit_id)
         return units[unit_id].get(clip_id)
 
-    for clip_id, pieces in _pieces_by_clip(plan):
+    for clip_id, pieces in pieces_by_clip(plan):
         if clip_ids is not None and clip_id not in clip_ids:
             continue
         if complete_only and not all(unit_id in committed for unit_id, _ in pieces):
@@ -256,41 +316,7 @@ def _iter_run(run: RunFolder, clip_ids: Collection[str] | None, complete_only: b
         if complete_only and len(tables) < len(pieces):
             continue  # a frame range is a dead letter
         if tables:
-            yield clip_id, _sorted(pa.concat_tables(tables))
-
-
-def _pieces_by_clip(plan: pa.Table) -> Iterator[tuple[str, list[tuple[str, int]]]]:
-    """Yield (clip_id, [(unit_id, frame_start)]); a plan lists a clip's pieces one after the other."""
-    current, pieces = "", list[tuple[str, int]]()
-    columns = (plan.column(name).to_pylist() for name in ("clip_id", "unit_id", "frame_start"))
-    for clip_id, unit_id, frame_start in zip(*columns, strict=True):
-        if clip_id != current and pieces:
-            yield current, pieces
-            pieces = []
-        current = clip_id
-        pieces.append((unit_id, frame_start))
-    if pieces:
-        yield current, pieces
-
-
-def _split_by_clip(table: pa.Table) -> dict[str, pa.Table]:
-    """Return the rows of each clip; a unit's file keeps the rows of a clip together."""
-    table = table.combine_chunks()
-    ids = table.column("clip_id")
-    if table.num_rows == 0:
-        return {}
-    runs = pc.run_end_encode(ids.chunk(0))
-    found: dict[str, pa.Table] = {}
-    start = 0
-    for clip_id, stop in zip(runs.values.to_pylist(), runs.run_ends.to_pylist(), strict=True):
-        rows = table.slice(start, stop - start)
-        found[clip_id] = pa.concat_tables([found[clip_id], rows]) if clip_id in found else rows
-        start = stop
-    return found
-
-
-def _sorted(table: pa.Table) -> pa.Table:
-    return table.select(LABELS.names).sort_by([("frame", "ascending"), ("object_id", "ascending")]).combine_chunks()
+            yield clip_id, sort_rows(pa.concat_tables(tables), run.table)
 
 
 def read_labels(path: str, *, clip_ids: Collection[str] | None = None) -> pa.Table:
@@ -301,8 +327,24 @@ def read_labels(path: str, *, clip_ids: Collection[str] | None = None) -> pa.Tab
     Raises:
         StorageError, FormatError: see `iter_labels`.
     """
-    tables = [table.cast(LABELS) for _, table in iter_labels(path, clip_ids=clip_ids)]
-    return pa.concat_tables(tables) if tables else LABELS.empty_table()
+    return _read_rows(path, "labels", clip_ids)
+
+
+def read_candidates(path: str, *, clip_ids: Collection[str] | None = None) -> pa.Table:
+    """Return the live candidates of a run folder or candidate table as one Arrow table (`tables.CANDIDATES`).
+
+    Sorted by clip (manifest order), frame, object, kind and rank.
+
+    Raises:
+        StorageError, FormatError, UsageError: see `iter_rows`.
+    """
+    return _read_rows(path, "candidates", clip_ids)
+
+
+def _read_rows(path: str, table: ResultTable, clip_ids: Collection[str] | None) -> pa.Table:
+    schema = SCHEMAS[table]
+    tables = [rows.cast(schema) for _, rows in iter_rows(path, table, clip_ids=clip_ids)]
+    return pa.concat_tables(tables) if tables else schema.empty_table()
 
 
 def read_dead_letters(path: str) -> pa.Table:

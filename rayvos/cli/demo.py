@@ -10,7 +10,7 @@ from rayvos import storage
 from rayvos.cli.progress import Progress
 
 if TYPE_CHECKING:
-    from rayvos.pipelines.progress import LabelProgress
+    from rayvos.pipelines.progress import RunProgress
 
 __all__ = ["demo"]
 
@@ -33,7 +33,8 @@ def demo(
     from rayvos.annotations.manifest import ManifestFile
     from rayvos.annotations.run_folder import iter_labels
     from rayvos.engines.registry import EngineChoice
-    from rayvos.pipelines.label import LabelJob, discard_run, run_label
+    from rayvos.pipelines.label import LabelJob
+    from rayvos.pipelines.run import discard_run, run_job
     from rayvos.review.clip_pictures import clip_sheet, write_overlay_video
     from rayvos.review.contact_sheet import encode_jpeg
     from rayvos.review.quality_report import write_report
@@ -53,11 +54,11 @@ def demo(
     job = LabelJob(made.manifest, run_folder, EngineChoice(engine), address="local")
     with Progress("labelling", unit="units") as progress:
 
-        def show(found: LabelProgress) -> None:
+        def show(found: RunProgress) -> None:
             progress.set_total(found.num_units)
             progress.advance(found.units_done - progress.count)
 
-        summary = run_label(job, on_progress=show)
+        summary = run_job(job, on_progress=show)
     clips = {clip.clip_id: clip for clip in ManifestFile(made.manifest)}
     pictures = []
     for clip_id, table in iter_labels(run_folder):

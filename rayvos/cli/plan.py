@@ -9,7 +9,8 @@ from typing import Any
 
 from rayvos.annotations.manifest import ManifestFile
 from rayvos.annotations.run_folder import RunFolder
-from rayvos.cli.label import LabelOptions, label_job
+from rayvos.cli.label import DEFAULTS, LabelOptions, label_job
+from rayvos.cli.running import RunOptions
 from rayvos.errors import UsageError
 
 __all__ = ["plan"]
@@ -17,8 +18,9 @@ __all__ = ["plan"]
 
 def plan(
     source: str,
-    options: LabelOptions,
     *,
+    options: LabelOptions = DEFAULTS,
+    run: RunOptions,
     rates_from: str | None = None,
 ) -> int:
     """Show units, frames, output size and time of a run, without doing any of its work.
@@ -29,20 +31,21 @@ def plan(
 
     Args:
         source: Manifest (`.parquet`), or a video or folder of frames with --boxes.
-        options: those of `rayvos label`.
+        options: what to make, as for `rayvos label`.
+        run: where to and how, as for `rayvos label`.
         rates_from: Run folder whose measured rates to use; by default that of --out.
     """
     from rayvos.pipelines.cluster import usable_cores
     from rayvos.pipelines.forecast import forecast
-    from rayvos.pipelines.label import plan_only
+    from rayvos.pipelines.run import plan_only
 
-    job = label_job(source, options)
+    job = label_job(source, run, options)
     made = plan_only(job)
     engine = job.engine.load()
-    actors = options.actors or max(1, int(usable_cores() / max(engine.needs().num_cpus, 1e-9)))
-    measured = _rates_of(rates_from, engine.name) if rates_from is not None else _rates_in(options.out)
+    actors = run.actors or max(1, int(usable_cores() / max(engine.needs().num_cpus, 1e-9)))
+    measured = _rates_of(rates_from, engine.name) if rates_from is not None else _rates_in(run.out)
     found = forecast(made, _labels_per_frame(made.manifest), actors, measured)
-    if options.as_json:
+    if run.as_json:
         print(json.dumps(dataclasses.asdict(found)))
         return 0
     print(f"{found.clips} clips, {found.frames} frames in {found.units} units")

@@ -10,12 +10,10 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import dataclass
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +21,7 @@ from numpy.typing import NDArray
 from rayvos.annotations.prompts import Prompts, select_prompts
 from rayvos.annotations.records import Clip, MaskPrompt
 from rayvos.engines.base import Engine, FrameReader, Label
+from rayvos.engines.timing import StageSeconds, TimedReader
 from rayvos.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
@@ -30,21 +29,9 @@ if TYPE_CHECKING:
 
     from rayvos.annotations.label_rows import EncodedMask, LabelRow
 
-__all__ = ["StageSeconds", "label_clip"]
+__all__ = ["label_clip"]
 
 MASKS_BEHIND = 32  # masks waiting for their encoding: 13 MB at 480x854, 66 MB at 1080p
-
-
-@dataclass(slots=True)
-class StageSeconds:
-    """Where the time of labelling goes; each stage adds to its own number."""
-
-    decode_wait: float = 0.0
-    """The engine waited for frames."""
-    engine: float = 0.0
-    """The engine worked."""
-    encode: float = 0.0
-    """Masks were encoded, beside the engine."""
 
 
 def label_clip(
@@ -87,7 +74,7 @@ def label_clip(
         )
     seconds = seconds or StageSeconds()
     with _reading(clip, images) as reader:
-        rows = list(_label_rows(engine, clip, _TimedReader(reader, seconds), frames, seconds))
+        rows = list(_label_rows(engine, clip, TimedReader(reader, seconds), frames, seconds))
     return rows_to_table(clip, rows, engine=engine.name, weights=engine.weights)
 
 
@@ -97,36 +84,6 @@ def _reading(clip: Clip, images: FrameReader | None) -> AbstractContextManager[F
     from rayvos.video.source import open_clip
 
     return open_clip(clip)
-
-
-class _TimedReader:
-    """Passes frames on and adds up the time spent waiting for them."""
-
-    def __init__(self, reader: FrameReader, seconds: StageSeconds) -> None:
-        self.num_frames, self.height, self.width = reader.num_frames, reader.height, reader.width
-        self._reader = reader
-        self._seconds = seconds
-
-    def read(self, frames: Sequence[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """Yield (frame, image)."""
-        started = time.perf_counter()
-        for item in self._reader.read(frames):
-            self._seconds.decode_wait += time.perf_counter() - started
-            yield item
-            started = time.perf_counter()
-        self._seconds.decode_wait += time.perf_counter() - started
-
-    def close(self) -> None:
-        """Close the reader behind."""
-        self._reader.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _label_rows(

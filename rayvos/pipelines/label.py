@@ -1,338 +1,92 @@
-"""The labelling job: manifest → plan → Ray Data (one row = one unit) → actors → committed files → receipts.
-
-Ray carries thin rows only: a unit's pieces on the way in, one receipt on the way out. The driver keeps counts, tells
-of progress, and writes `run.json`; all that matters is in the committed files, so the driver may die at any moment
-and be started again.
-"""
+"""The labelling job: what `rayvos label` does to each clip."""
 
 from __future__ import annotations
 
-import logging
-import sys
-import time
-import uuid
-from collections import Counter
-from collections.abc import Callable, Generator
-from contextlib import closing, suppress
-from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from rayvos import storage
-from rayvos.annotations.prompts import Prompts
-from rayvos.annotations.run_folder import RunFolder, Unit, read_dead_letters
-from rayvos.engines.base import Engine
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rayvos.annotations.label_rows import stamp_labels
+from rayvos.annotations.prompts import Prompts, select_prompts
+from rayvos.annotations.records import Clip
+from rayvos.annotations.run_folder import Piece
+from rayvos.annotations.unit_rows import ResultTable
+from rayvos.engines.base import Engine, EngineNeeds, FrameReader
+from rayvos.engines.labeling import label_clip
 from rayvos.engines.registry import EngineChoice
-from rayvos.errors import RunError, StorageError, UsageError
-from rayvos.pipelines.attempts import starts_folder
-from rayvos.pipelines.cluster import ActorPool, connected, data_settings, plan_pool, read_nodes
-from rayvos.pipelines.guards import timeout_of
-from rayvos.pipelines.metrics import RunMetrics
-from rayvos.pipelines.plan import RunPlan, describe, make_plan, plan_run
-from rayvos.pipelines.progress import LabelProgress
-from rayvos.pipelines.receipts import Receipt, unit_to_row
-from rayvos.pipelines.run_record import RunRecord, check_same_configuration, configuration_of
-from rayvos.pipelines.stopping import RunStopped, stop_signals
-from rayvos.pipelines.worker import LabelWorker, WorkerSettings
-from rayvos.video.limits import DecodeLimits
+from rayvos.engines.timing import StageSeconds
+from rayvos.pipelines.job import Job
 
-__all__ = ["LabelJob", "LabelProgress", "LabelSummary", "RunStopped", "discard_run", "plan_only", "run_label"]
-
-logger = logging.getLogger(__name__)
-
-SHORTEST_STALL_S = 1800.0  # Ray Data's own default
-QUEUE_BELOW_S = 20.0  # mean planned seconds of a unit; above it, waiting for the next one costs less than 1 %
-JUDGED_FROM = 20  # pieces: a share of fewer says nothing of the rest
-RUN_PARTS = ("run.json", "plans", "manifests", "attempts", "labels")
+__all__ = ["LabelChoice", "LabelJob", "Labelling"]
 
 
 @dataclass(frozen=True, slots=True)
-class LabelJob:
+class LabelJob(Job):
     """All that a labelling job is told."""
 
-    manifest: str
-    """Path or URL."""
-    out: str
-    """The run folder, path or URL."""
-    engine: EngineChoice
     prompts: Prompts = "all"
-    clip_ids: tuple[str, ...] | None = None
-    """Only these clips; None: all."""
-    limit: int | None = None
-    """Only the first so many clips."""
-    retry_failed: bool = False
-    """Take up dead letters again."""
-    max_failed: float = 0.5
-    """Below 1: the share of pieces, from 1: the number of pieces, that may fail before the job gives up."""
-    max_attempts: int = 3
-    """Workers a clip may kill before it is set aside."""
-    timeout_s: float | None = None
-    """Time limit of a clip's frame range; None: 20 times what is planned, 600 s at least."""
-    memory_limit_bytes: int | None = None
-    """Per actor; None: an equal share of its machine's."""
-    max_pixels: int = DecodeLimits().max_pixels
-    """Largest frame, width x height."""
-    actors: int | None = None
-    """None: as many as fit."""
-    address: str = ""
-    """Of Ray: `local`, `auto`, an address; empty: RAY_ADDRESS, else `local`."""
-    overwrite: bool = False
-    """Discard the run that is in the folder."""
 
-    def __post_init__(self) -> None:
-        if self.max_failed < 0 or self.max_attempts < 1:
-            raise UsageError("max_failed: expected 0 or more; max_attempts: expected 1 or more")
-        for name in ("timeout_s", "memory_limit_bytes", "max_pixels", "actors", "limit"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise UsageError(f"{name}: expected more than 0, found {value}")
+    def work(self) -> LabelChoice:
+        """Return what is done to each clip."""
+        return LabelChoice(self.engine, self.prompts)
 
 
 @dataclass(frozen=True, slots=True)
-class LabelSummary:
-    """What a job came to."""
+class LabelChoice:
+    """Which engine labels, on which prompts."""
 
-    out: str
-    num_clips: int
-    """Clips of the plan, those of earlier starts included."""
-    num_frames: int
-    num_units: int
-    dead_letters: dict[str, int]
-    """Live dead letters of the run by error code."""
-    throughput: dict[str, float]
-    """Of this start of the driver."""
+    engine: EngineChoice
+    prompts: Prompts = "all"
+
+    def load(self) -> Labelling:
+        """Load the engine."""
+        return Labelling(self.engine.load(), self.prompts)
 
 
-def plan_only(job: LabelJob) -> RunPlan:
-    """Return the plan of a job without storing or starting anything.
+class Labelling:
+    """Labels clips; a `rayvos.pipelines.work.Work`."""
 
-    Raises:
-        UsageError: the run folder was made with other settings.
-        InputError, StorageError, WeightsError: see `run_label`.
-    """
-    # A run that would be discarded is planned as if its folder were empty.
-    run = RunFolder(storage.join(job.out, "discarded") if job.overwrite else job.out)
-    engine = job.engine.load()
-    check_same_configuration(run, configuration_of(engine, job.prompts))
-    return make_plan(
-        run, job.manifest, engine,
-        prompts=job.prompts, clip_ids=job.clip_ids, limit=job.limit, retry_failed=job.retry_failed,
-    )  # fmt: skip
+    table: ResultTable = "labels"
 
+    def __init__(self, engine: Engine, prompts: Prompts = "all") -> None:
+        self._engine = engine
+        self._prompts: Prompts = prompts
+        self._halo = engine.needs().halo
 
-def discard_run(out: str) -> None:
-    """Remove what a run wrote into its folder, and nothing else.
+    def configuration(self) -> dict[str, Any]:
+        """Return engine, options, weights and prompts: what all labels of a run have in common."""
+        engine = self._engine
+        facts = {
+            "engine": engine.name,
+            "options": dict(engine.options()),
+            "weights": engine.weights,
+            "prompts": self._prompts,
+        }
+        return dict(json.loads(json.dumps(facts, sort_keys=True, default=str)))
 
-    Raises:
-        StorageError: the folder cannot be changed.
-    """
-    for part in RUN_PARTS:
-        storage.remove(storage.join(out, part))
+    def needs(self) -> EngineNeeds:
+        """Return the engine's needs."""
+        return self._engine.needs()
 
+    def prepare(self, clip: Clip) -> Clip:
+        """Return the clip with the prompts that the job uses."""
+        return select_prompts(clip, self._prompts)
 
-def run_label(job: LabelJob, *, on_progress: Callable[[LabelProgress], None] | None = None) -> LabelSummary:
-    """Label the clips of a manifest; what is committed already is not done again.
+    def first_frames(self, clip: Clip, frames: range) -> Sequence[int]:
+        """Return the frames with as much context as the engine looks at."""
+        halo = clip.num_frames if self._halo is None else self._halo
+        return range(max(0, frames.start - halo), min(frames.stop + halo, clip.num_frames))
 
-    Args:
-        job: what to do.
-        on_progress: called in the driver whenever a unit is done.
+    def rows_of(self, clip: Clip, images: FrameReader, piece: Piece, unit_id: str, seconds: StageSeconds) -> pa.Table:
+        """Return the labels of a piece, with its fingerprint and its unit."""
+        frames = range(piece.frame_start, piece.frame_stop)
+        labels = label_clip(self._engine, clip, frames=frames, images=images, prompts=self._prompts, seconds=seconds)
+        return stamp_labels(labels, fingerprint=piece.fingerprint, unit_id=unit_id)
 
-    Raises:
-        UsageError: an option is wrong, or the run folder was made with other settings.
-        InputError: the manifest holds no clip to label.
-        WeightsError: the weights cannot be used; checked before Ray starts.
-        StorageError: the run folder cannot be read or written; what is committed stays.
-        RunError: too much fails, or Ray cannot go on.
-        RunStopped: SIGTERM or SIGINT; all is kept for the next start.
-    """
-    run = RunFolder(job.out)
-    engine = job.engine.load()
-    configuration = configuration_of(engine, job.prompts)
-    if job.overwrite:
-        plan_only(job)  # a manifest that cannot be used must not cost the run that is there
-        discard_run(job.out)
-    check_same_configuration(run, configuration)
-    plan = plan_run(
-        run, job.manifest, engine,
-        prompts=job.prompts, clip_ids=job.clip_ids, limit=job.limit, retry_failed=job.retry_failed,
-    )  # fmt: skip
-    todo = plan.todo
-    progress = LabelProgress(len(todo), sum(piece.frame_stop - piece.frame_start for u in todo for piece in u.pieces))
-    if todo or run.read_run_json().get("state") != "done":  # a driver may have died between the last commit and its end
-        record = RunRecord(run, configuration, _job_facts(job))
-        record.write("running", plan=describe(plan))
-        _record_end(record, progress, lambda: _run_units(job, run, engine, plan, record, progress, on_progress))
-    letters = Counter(read_dead_letters(run.path).column("error").to_pylist())
-    return LabelSummary(
-        run.path, plan.num_clips, plan.num_frames, len(plan.units), dict(letters), progress.throughput()
-    )
-
-
-def _job_facts(job: LabelJob) -> dict[str, Any]:
-    return {
-        "manifest": job.manifest,
-        "clips": None if job.clip_ids is None else len(job.clip_ids),
-        "limit": job.limit,
-        "engine": job.engine.name,
-        "weights": job.engine.weights,
-        "device": job.engine.device,
-        "seed": job.engine.seed,
-        "calibration": job.engine.calibration,
-        "max_failed": job.max_failed,
-        "max_attempts": job.max_attempts,
-        "timeout_s": job.timeout_s,
-        "memory_limit_bytes": job.memory_limit_bytes,
-        "max_pixels": job.max_pixels,
-        "retry_failed": job.retry_failed,
-        "arguments": sys.argv[1:],
-    }
-
-
-def _record_end(record: RunRecord, progress: LabelProgress, work: Callable[[], None]) -> None:
-    """Do the work and leave in `run.json` how it ended."""
-    try:
-        work()
-    except RunStopped:
-        record.write("stopped", throughput=progress.throughput())
-        raise
-    except BaseException as error:
-        try:
-            record.write("failed", throughput=progress.throughput(), error=str(error) or repr(error))
-        except StorageError:  # the folder may be what failed; the first error says more
-            logger.warning("run.json could not be written", exc_info=True)
-        raise
-    record.write("done", throughput=progress.throughput(), dead_letters=dict(progress.failures))
-
-
-def _run_units(
-    job: LabelJob,
-    run: RunFolder,
-    engine: Engine,
-    plan: RunPlan,
-    record: RunRecord,
-    progress: LabelProgress,
-    on_progress: Callable[[LabelProgress], None] | None,
-) -> None:
-    todo, needs = plan.todo, engine.needs()
-    if not todo:
-        return
-    with connected(job.address, least_cpus=(job.actors or 0) * needs.num_cpus):
-        nodes = read_nodes()
-        pool = plan_pool(
-            nodes, needs,
-            num_units=len(todo), actors=job.actors, device=job.engine.device,
-            memory_limit_bytes=job.memory_limit_bytes,
-        )  # fmt: skip
-        progress.num_actors = pool.num_actors
-        progress.started = time.monotonic()
-        with stop_signals(lambda: record.write("stopping", throughput=progress.throughput())):
-            record.write(ray=_ray_facts(len(nodes), pool))
-            settings = WorkerSettings(
-                run=run.path,
-                manifest=plan.manifest,
-                engine=replace(job.engine, device=job.engine.device if pool.num_gpus else "cpu"),
-                prompts=job.prompts,
-                session=uuid.uuid4().hex,
-                num_actors=pool.num_actors,
-                max_attempts=job.max_attempts,
-                timeout_s=job.timeout_s,
-                memory_limit_bytes=pool.memory_limit_bytes,
-                num_threads=pool.num_threads,
-                max_pixels=job.max_pixels,
-            )
-            try:
-                _take_receipts(job, _receipts(todo, settings, pool), progress, on_progress)
-            finally:
-                with suppress(StorageError):  # litter at worst
-                    storage.remove(starts_folder(run, settings.session))
-
-
-def _take_receipts(
-    job: LabelJob,
-    receipts: Generator[Receipt, None, None],
-    progress: LabelProgress,
-    on_progress: Callable[[LabelProgress], None] | None,
-) -> None:
-    metrics = RunMetrics(job.out, progress.num_units)
-    with closing(receipts):
-        for receipt in receipts:
-            if receipt.error:
-                _raise_unit_error(receipt)
-            progress.add(receipt)
-            metrics.add(receipt)
-            if on_progress is not None:
-                on_progress(progress)
-            _check_failures(progress, job.max_failed)
-
-
-def _ray_facts(num_nodes: int, pool: ActorPool) -> dict[str, Any]:
-    import ray
-
-    return {
-        "nodes": num_nodes,
-        "resources": {key: value for key, value in ray.cluster_resources().items() if key in ("CPU", "GPU", "memory")},
-        "actors": pool.num_actors,
-        "actor_cpus": pool.num_cpus,
-        "actor_gpus": pool.num_gpus,
-        "actor_memory_limit_bytes": pool.memory_limit_bytes,
-    }
-
-
-def _receipts(todo: list[Unit], settings: WorkerSettings, pool: ActorPool) -> Generator[Receipt, None, None]:
-    """Yield the units' receipts as they are committed, in any order.
-
-    Raises:
-        RunError: Ray cannot go on.
-    """
-    import ray.data
-    import ray.exceptions
-
-    longest = max(timeout_of(piece.cost_s, settings.timeout_s) for unit in todo for piece in unit.pieces)
-    stall_s = max(SHORTEST_STALL_S, longest * (settings.max_attempts + 1) + 20 * max(unit.cost_s for unit in todo))
-    # A unit that is queued at a busy actor waits while others are idle; without one an actor waits 0.2 s for the
-    # next (measured on two busy cores; 0.004 s with one queued).
-    in_flight = 1 if sum(unit.cost_s for unit in todo) / len(todo) > QUEUE_BELOW_S else 2
-    with data_settings(no_progress_timeout_s=stall_s):
-        # As many blocks as rows: a manifest in one block would keep one actor busy and the others idle.
-        rows = ray.data.from_items([unit_to_row(unit) for unit in todo], override_num_blocks=len(todo))
-        dataset = rows.map_batches(
-            LabelWorker,
-            fn_constructor_args=(settings,),
-            batch_size=1,
-            compute=ray.data.ActorPoolStrategy(size=pool.num_actors, max_tasks_in_flight_per_actor=in_flight),
-            num_cpus=pool.num_cpus,
-            num_gpus=pool.num_gpus or None,
-        )
-        try:
-            for row in dataset.iter_rows():
-                yield Receipt.from_row(row)
-        except (ray.exceptions.RayError, ray.data.exceptions.ExecutionTimeoutError) as error:
-            reason = str(error).strip().splitlines()
-            raise RunError(
-                f"Ray gave up: {type(error).__name__}: {reason[-1] if reason else error!r}; what is committed stays: "
-                "run the same command again to go on, with -v for Ray's own messages"
-            ) from error
-
-
-def _raise_unit_error(receipt: Receipt) -> NoReturn:
-    message = f"{receipt.message}; what is committed stays: run the same command again to go on"
-    raise (StorageError if receipt.error in _STORAGE_CODES else RunError)(message)
-
-
-_STORAGE_CODES = {"storage_failed", "path_missing", "permission_denied"}
-
-
-def _check_failures(progress: LabelProgress, max_failed: float) -> None:
-    """Stop a run in which too much fails: the cause is then not in the clips.
-
-    Raises:
-        RunError: more pieces failed than allowed.
-    """
-    failed, done = sum(progress.failures.values()), progress.pieces_done
-    allowed = max_failed * done if max_failed < 1 else max_failed
-    if failed <= allowed or (max_failed < 1 and done < JUDGED_FROM):
-        return
-    kinds = ", ".join(f"{count} {code}" for code, count in progress.failures.most_common())
-    raise RunError(
-        f"{failed} of {done} clips or frame ranges failed ({kinds}), more than --max-failed {max_failed:g} allows; "
-        f"the first: {progress.first_failure}; mend the cause, then run again with --retry-failed"
-    )
+    def count(self, rows: pa.Table) -> Mapping[str, int]:
+        """Count labels, and those of them that have a mask."""
+        return {"labels": rows.num_rows, "masks": pc.sum(rows.column("present")).as_py() or 0}

@@ -21,7 +21,8 @@ COUNTERS = {
     "rayvos_frames_total": "frames of committed units",
     "rayvos_labels_total": "rows of label tables",
     "rayvos_masks_total": "rows with a mask",
-    "rayvos_bytes_total": "bytes of label tables",
+    "rayvos_candidates_total": "rows of candidate tables",
+    "rayvos_bytes_total": "bytes of units' files",
     "rayvos_failures_total": "dead letters, by code",
     "rayvos_worker_deaths_total": "workers that began a unit and did not end it",
     "rayvos_busy_seconds_total": "seconds of actors from the start of a unit to its commit",
@@ -65,8 +66,8 @@ class RunMetrics:
         self._count("units", 1)
         self._count("pieces", receipt.num_pieces)
         self._count("frames", receipt.num_frames)
-        self._count("labels", receipt.num_labels)
-        self._count("masks", receipt.num_masks)
+        for name, number in receipt.counts.items():
+            self._count(name, number)
         self._count("bytes", receipt.num_bytes)
         for code, number in receipt.failures.items():
             self._count("failures", number, code=code)

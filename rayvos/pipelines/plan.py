@@ -7,7 +7,7 @@ Why so: the plan is stored before work starts and is found again by a rerun, so 
 do not depend on what was finished before, on the number of actors, or on who is asking. A changed manifest makes a
 new plan. It takes over every piece whose clip has the same fingerprint (the unit that holds it, if committed; its
 frame range, if not) and cuts only what is new. Planning from the committed files alone would cut the remainder
-anew at each start, and two drivers would write the same labels under two names.
+anew at each start, and two drivers would write the same rows under two names.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import itertools
 import json
 import logging
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -28,13 +28,13 @@ import pyarrow.parquet as pq
 
 from rayvos import storage
 from rayvos.annotations.manifest import ManifestFile
-from rayvos.annotations.prompts import Prompts, select_prompts
 from rayvos.annotations.records import Clip
-from rayvos.annotations.run_folder import Piece, RunFolder, Unit, read_dead_letters
+from rayvos.annotations.run_folder import RESULTS_KEY, Piece, RunFolder, Unit, read_dead_letters
 from rayvos.annotations.tables import COMPRESSION, PLAN
-from rayvos.engines.base import Engine, EngineNeeds
+from rayvos.engines.base import EngineNeeds
 from rayvos.errors import IdError, InputError
 from rayvos.pipelines.sink import sweep_leftovers
+from rayvos.pipelines.work import Work
 
 __all__ = ["RunPlan", "clip_fingerprint", "describe", "job_fingerprint", "make_plan", "plan_run", "store_plan"]
 
@@ -48,16 +48,15 @@ FRAMES_PER_HALO = 8  # a cut costs the halo twice; at least this many frames per
 REFERENCE_PIXELS = 480 * 854  # the size at which engines state their cost
 
 
-def job_fingerprint(engine: Engine, prompts: Prompts) -> str:
-    """Return the digest of all that labels depend on besides the clip: engine, options, weights, prompts used."""
-    facts = {"engine": engine.name, "options": dict(engine.options()), "weights": engine.weights, "prompts": prompts}
-    return _digest(json.dumps(facts, sort_keys=True, default=str).encode())
+def job_fingerprint(configuration: Mapping[str, Any]) -> str:
+    """Return the digest of all that rows depend on besides the clip: engine, options, weights, prompts used."""
+    return _digest(json.dumps(configuration, sort_keys=True, default=str).encode())
 
 
 def clip_fingerprint(clip: Clip, job: str) -> str:
-    """Return the digest of all that a clip's labels depend on.
+    """Return the digest of all that a clip's rows depend on.
 
-    Categories and source ids are left out: correcting them changes no mask. Where the import recorded the identity
+    Categories and source ids are left out: correcting them changes no row. Where the import recorded the identity
     of the frames (names, sizes, times), that stands for their place, so that a moved data set is not done again.
     """
     source = clip.source
@@ -89,7 +88,7 @@ class RunPlan:
     """Path of the manifest: the run's snapshot once the plan is stored."""
     manifest_digest: str
     job: str
-    """Fingerprint of engine, options, weights and prompts."""
+    """Fingerprint of the configuration."""
     selection: str
     """Digest of the clips chosen from the manifest; empty for all."""
     number: int | None = None
@@ -126,21 +125,19 @@ class RunPlan:
 def plan_run(
     run: RunFolder,
     manifest: str,
-    engine: Engine,
+    work: Work,
     *,
-    prompts: Prompts = "all",
     clip_ids: Collection[str] | None = None,
     limit: int | None = None,
     retry_failed: bool = False,
     unit_s: float = UNIT_S,
 ) -> RunPlan:
-    """Return the run's plan for a manifest and an engine: the stored one where it fits, else a new one, stored.
+    """Return the run's plan for a manifest and a work: the stored one where it fits, else a new one, stored.
 
     Args:
         run: the run folder; made by the first plan.
         manifest: path or URL of a manifest.
-        engine: what will label.
-        prompts: which prompts the job uses.
+        work: what will be done to each clip.
         clip_ids: only these clips; None: all.
         limit: only the first so many clips.
         retry_failed: plan dead letters again.
@@ -154,14 +151,14 @@ def plan_run(
     selection = "" if clip_ids is None and limit is None else _digest(repr((sorted(clip_ids or ()), limit)).encode())
     data = storage.read_bytes(manifest)
     digest = _digest(data)
-    job = job_fingerprint(engine, prompts)
+    job = job_fingerprint(work.configuration())
     sweep_leftovers(run)
     stored = _find_stored(run, digest, job, selection)
     if stored is not None and not (retry_failed and _dead_pieces(run)):
         return stored
     plan = make_plan(
-        run, manifest, engine,
-        data=data, digest=digest, prompts=prompts, clip_ids=clip_ids, limit=limit, selection=selection,
+        run, manifest, work,
+        data=data, digest=digest, clip_ids=clip_ids, limit=limit, selection=selection,
         retry_failed=retry_failed, unit_s=unit_s,
     )  # fmt: skip
     storage.create_if_absent(run.manifest_file(digest), data)
@@ -189,6 +186,7 @@ def store_plan(run: RunFolder, plan: RunPlan) -> RunPlan:
         "rayvos.manifest": plan.manifest_digest,
         "rayvos.job": plan.job,
         "rayvos.selection": plan.selection,
+        RESULTS_KEY: run.table,
     }
     table = plan.table.replace_schema_metadata({**(PLAN.metadata or {}), **facts})
     buffer = io.BytesIO()
@@ -207,11 +205,10 @@ def store_plan(run: RunFolder, plan: RunPlan) -> RunPlan:
 def make_plan(
     run: RunFolder,
     manifest: str,
-    engine: Engine,
+    work: Work,
     *,
     data: bytes | None = None,
     digest: str = "",
-    prompts: Prompts = "all",
     clip_ids: Collection[str] | None = None,
     limit: int | None = None,
     selection: str = "",
@@ -224,15 +221,15 @@ def make_plan(
         InputError: the manifest holds no clip (of those asked for).
         StorageError, FormatError: a file cannot be read.
     """
-    job = job_fingerprint(engine, prompts)
-    needs = engine.needs()
+    job = job_fingerprint(work.configuration())
+    needs = work.needs()
     committed = run.committed()
     known = _known_pieces(run)
     dead = _dead_pieces(run) if retry_failed else set()
     rows: list[_Row] = []
     unsplit: list[tuple[int, float]] = []  # (position in rows, cost) of new clips, cut once the total is known
     for manifest_row, clip in _chosen(ManifestFile(manifest, data), clip_ids, limit):
-        used = select_prompts(clip, prompts)
+        used = work.prepare(clip)
         fingerprint = clip_fingerprint(used, job)
         cost_s = _cost_s(used, needs)
         old = known.get((clip.clip_id, fingerprint))
@@ -245,7 +242,7 @@ def make_plan(
             keep = unit_id if unit_id in committed and not failed else ""
             rows.append(_Row(keep, clip.clip_id, manifest_row, fingerprint, start, stop, share, unit_id))
     if not rows:
-        raise InputError(f"{manifest}: no clip to label; check --clips-file and --limit, or import clips first")
+        raise InputError(f"{manifest}: no clip to work on; check --clips-file and --limit, or import clips first")
     total_s = sum(row.cost_s for row in rows if not row.unit_id)
     target_s = min(unit_s, max(min(SHORTEST_UNIT_S, unit_s), total_s / UNITS_AT_LEAST))
     rows = _cut(rows, dict(unsplit), target_s, needs.halo)

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from rayvos.pipelines.receipts import Receipt
 
-__all__ = ["LabelProgress"]
+__all__ = ["RunProgress"]
 
 
 @dataclass(slots=True)
-class LabelProgress:
+class RunProgress:
     """Counts of this start of the driver, from receipts."""
 
     num_units: int
     """Units this start has to do."""
     num_frames: int
     """Their frames."""
+    counts: Counter[str]
+    """What was made, by name, those of which there is nothing yet included."""
     num_actors: int = 0
     units_done: int = 0
     pieces_done: int = 0
     frames_done: int = 0
-    labels: int = 0
-    masks: int = 0
     num_bytes: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     first_failure: str = ""
@@ -51,13 +52,16 @@ class LabelProgress:
         """Frames of committed units per second."""
         return self.frames_done / max(self.seconds, 1e-9)
 
+    def rates(self) -> Mapping[str, float]:
+        """Return what was made per second, by name."""
+        return {name: count / max(self.seconds, 1e-9) for name, count in self.counts.items()}
+
     def add(self, receipt: Receipt) -> None:
         """Count one unit."""
         self.units_done += 1
         self.pieces_done += receipt.num_pieces
         self.frames_done += receipt.num_frames
-        self.labels += receipt.num_labels
-        self.masks += receipt.num_masks
+        self.counts.update(receipt.counts)
         self.num_bytes += receipt.num_bytes
         self.failures.update(receipt.failures)
         self.first_failure = self.first_failure or receipt.first_failure
@@ -81,11 +85,10 @@ class LabelProgress:
             "units": self.units_done,
             "pieces": self.pieces_done,
             "frames": self.frames_done,
-            "labels": self.labels,
-            "masks": self.masks,
+            **self.counts,
             "bytes": self.num_bytes,
             "frames_per_s": round(self.frames_done / max(seconds, 1e-9), 3),
-            "masks_per_s": round(self.masks / max(seconds, 1e-9), 3),
+            **{f"{name}_per_s": round(rate, 3) for name, rate in self.rates().items()},
             "decode_wait_s": round(self.decode_wait_s, 3),
             "engine_s": round(self.engine_s, 3),
             "encode_s": round(self.encode_s, 3),

@@ -19,10 +19,8 @@ class Receipt:
     unit_id: str
     num_pieces: int
     num_frames: int
-    num_labels: int
-    """Rows of the unit's label table."""
-    num_masks: int
-    """Rows with a mask."""
+    counts: Mapping[str, int]
+    """What the unit's rows are, by name: labels, masks, candidates."""
     num_bytes: int
     """Size of the unit's file."""
     seconds: float = 0.0

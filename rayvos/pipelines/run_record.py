@@ -10,13 +10,11 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 from rayvos import storage
-from rayvos.annotations.prompts import Prompts
 from rayvos.annotations.run_folder import RunFolder
-from rayvos.engines.base import Engine
 from rayvos.errors import UsageError
 from rayvos.redaction import without_secrets
 
-__all__ = ["RunRecord", "RunState", "check_same_configuration", "configuration_of", "library_versions"]
+__all__ = ["RunRecord", "RunState", "check_same_configuration", "library_versions"]
 
 RunState = Literal["running", "stopping", "stopped", "done", "failed"]
 
@@ -25,14 +23,8 @@ LIBRARIES = ("rayvos", "ray", "torch", "torchvision", "numpy", "opencv-python", 
 EARLIER_STARTS = 20  # starts of the driver that are remembered
 
 
-def configuration_of(engine: Engine, prompts: Prompts) -> dict[str, Any]:
-    """Return what all labels of a run have in common; a run folder belongs to one of these."""
-    facts = {"engine": engine.name, "options": dict(engine.options()), "weights": engine.weights, "prompts": prompts}
-    return dict(json.loads(json.dumps(facts, sort_keys=True, default=str)))
-
-
 def library_versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that labels depend on."""
+    """Return the versions of Python and of the libraries that rows depend on."""
     found = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:
@@ -66,9 +58,14 @@ def check_same_configuration(run: RunFolder, configuration: Mapping[str, Any]) -
 
 
 def _flat(configuration: Mapping[str, Any]) -> dict[str, str]:
-    flat = {f"option {name}": json.dumps(value) for name, value in configuration.get("options", {}).items()}
-    for name in ("engine", "weights", "prompts"):
-        flat[name] = str(configuration.get(name)) or "none"
+    """Return what a configuration says, each fact under a name a person understands: `option cues`, `guide weights`."""
+    flat: dict[str, str] = {}
+    for name, value in configuration.items():
+        if isinstance(value, Mapping):
+            prefix = "option" if name == "options" else name
+            flat |= {f"{prefix} {key}": json.dumps(item) for key, item in value.items()}
+        else:
+            flat[name] = str(value) or "none"
     return flat
 
 

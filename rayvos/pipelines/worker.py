@@ -1,7 +1,7 @@
-"""The actor of a labelling job: one call labels one unit, commits its file, and returns one receipt.
+"""The actor of a job: one call does one unit, commits its file, and returns one receipt.
 
 Decoding runs ahead of the engine and encoding behind it, in threads; nothing large leaves the actor. Whatever a clip
-raises becomes a dead letter in the unit's file, beside its neighbours' labels. What the run folder raises (a full
+raises becomes a dead letter in the unit's file, beside its neighbours' rows. What the run folder raises (a full
 disk) ends the job instead: it is nobody's fault, and no later unit would fare better.
 """
 
@@ -18,18 +18,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from rayvos import storage
 from rayvos.annotations.arrow_files import read_parquet
-from rayvos.annotations.label_rows import stamp_labels
 from rayvos.annotations.manifest import ManifestFile, check_clip
-from rayvos.annotations.prompts import Prompts, select_prompts
 from rayvos.annotations.records import Clip
 from rayvos.annotations.run_folder import DeadLetter, Piece, RunFolder, Unit
-from rayvos.annotations.tables import LABELS
-from rayvos.engines.labeling import StageSeconds, label_clip
-from rayvos.engines.registry import EngineChoice
+from rayvos.engines.timing import StageSeconds
 from rayvos.errors import FormatError, OutOfMemoryError, RayvosError, RunError, TimeoutExceededError, WorkerCrashedError
 from rayvos.pipelines.attempts import TIMEOUT_WORDS, AttemptMarks, History, WorkerNote, starting
 from rayvos.pipelines.guards import (
@@ -44,11 +39,12 @@ from rayvos.pipelines.guards import (
 from rayvos.pipelines.prefetch import OpeningClip
 from rayvos.pipelines.receipts import Receipt, row_to_unit
 from rayvos.pipelines.sink import commit_unit
+from rayvos.pipelines.work import Work, WorkChoice
 from rayvos.redaction import without_secrets
 from rayvos.video.limits import DecodeLimits
 from rayvos.video.source import open_clip
 
-__all__ = ["LabelWorker", "WorkerSettings"]
+__all__ = ["UnitWorker", "WorkerSettings"]
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +61,7 @@ class WorkerSettings:
     """The run folder."""
     manifest: str
     """The run's snapshot of the manifest."""
-    engine: EngineChoice
-    prompts: Prompts
+    work: WorkChoice
     session: str
     """Names one start of the driver."""
     num_actors: int
@@ -79,20 +74,19 @@ class WorkerSettings:
     """Largest frame, width x height."""
 
 
-class LabelWorker:
-    """Labels units; Ray Data makes one per actor and calls it with one row at a time."""
+class UnitWorker:
+    """Does units; Ray Data makes one per actor and calls it with one row at a time."""
 
     def __init__(self, settings: WorkerSettings) -> None:
         import cv2
 
         cv2.setNumThreads(settings.num_threads)
         self.settings = settings
-        self.run = RunFolder(settings.run)
-        with starting(self.run, settings.session, settings.num_actors + settings.max_attempts):
-            self.engine = settings.engine.load()
+        with starting(RunFolder(settings.run), settings.session, settings.num_actors + settings.max_attempts):
+            self.work = settings.work.load()
+        self.run = RunFolder(settings.run, self.work.table)
         if "torch" in sys.modules:  # loaded by the engine, if it needs it
             sys.modules["torch"].set_num_threads(settings.num_threads)
-        self.halo = self.engine.needs().halo
         self.note = WorkerNote()
         self._manifest: ManifestFile | None = None
 
@@ -101,16 +95,20 @@ class LabelWorker:
         for row in batch["unit"]:
             unit = row_to_unit(str(row))
             try:
-                receipt = self.label_unit(unit)
+                receipt = self.do_unit(unit)
             except Exception as error:
                 logger.exception("unit=%s could not be committed", unit.unit_id)
                 receipt = _receipt(
-                    unit, 0, 0, error=error_code(error), message=without_secrets(str(error) or repr(error))
+                    unit,
+                    self.run.schema.empty_table(),
+                    self.work,
+                    error=error_code(error),
+                    message=without_secrets(str(error) or repr(error)),
                 )
             yield receipt.to_batch()
 
-    def label_unit(self, unit: Unit) -> Receipt:
-        """Label a unit and commit its file; a unit that is committed already is left alone.
+    def do_unit(self, unit: Unit) -> Receipt:
+        """Do a unit and commit its file; a unit that is committed already is left alone.
 
         Raises:
             StorageError: the run folder cannot be read or written.
@@ -118,7 +116,7 @@ class LabelWorker:
         """
         started = time.perf_counter()
         with time_limit(self.note, None, COMMIT_TIMEOUT_S):
-            if storage.exists(self.run.labels_file(unit.unit_id)):
+            if storage.exists(self.run.unit_file(unit.unit_id)):
                 return self._committed_receipt(unit)
             marks = AttemptMarks(self.run, unit.unit_id, self.settings.session, self.note)
             history = marks.begin()
@@ -126,20 +124,20 @@ class LabelWorker:
         if history.deaths_between > self.settings.max_attempts:
             raise RunError(
                 f"unit {unit.unit_id}: its worker died {history.deaths_between} times while no clip was in work "
-                "(opening the manifest, or writing the labels); see the workers' logs, then run the job again"
+                "(opening the manifest, or writing the rows); see the workers' logs, then run the job again"
             )
         seconds = StageSeconds()
-        labels, letters = self._label_pieces(unit, clips, marks, history, seconds)
+        rows, letters = self._do_pieces(unit, clips, marks, history, seconds)
         commit_started = time.perf_counter()
         with time_limit(self.note, None, COMMIT_TIMEOUT_S):
-            table = pa.concat_tables([LABELS.empty_table(), *(labels[index] for index in sorted(labels))])
+            table = pa.concat_tables([self.run.schema.empty_table(), *(rows[index] for index in sorted(rows))])
             num_bytes = commit_unit(self.run, unit, table, [letters[index] for index in sorted(letters)])
             marks.clear()
         ended = time.perf_counter()
         return _receipt(
             unit,
-            table.num_rows,
-            pc.sum(table.column("present")).as_py() or 0,
+            table,
+            self.work,
             num_bytes=num_bytes,
             letters=[letters[index] for index in sorted(letters)],
             seconds=ended - started,
@@ -152,10 +150,10 @@ class LabelWorker:
 
     def _committed_receipt(self, unit: Unit) -> Receipt:
         """Return the receipt of a unit that a worker committed before it could hand in its receipt."""
-        present = read_parquet(self.run.labels_file(unit.unit_id), ["present"]).column("present")
+        rows = read_parquet(self.run.unit_file(unit.unit_id))
         letters = [DeadLetter(**letter) for letter in self.run.read_footer(unit.unit_id)["dead_letters"]]
         AttemptMarks(self.run, unit.unit_id, self.settings.session, self.note).clear()
-        return _receipt(unit, len(present), pc.sum(present).as_py() or 0, letters=letters)
+        return _receipt(unit, rows, self.work, letters=letters)
 
     def _read_clips(self, unit: Unit) -> dict[int, Clip]:
         if self._manifest is None:
@@ -163,11 +161,11 @@ class LabelWorker:
         rows = sorted({piece.manifest_row for piece in unit.pieces})
         return dict(self._manifest.read_rows(rows))
 
-    def _label_pieces(
+    def _do_pieces(
         self, unit: Unit, clips: Mapping[int, Clip], marks: AttemptMarks, history: History, seconds: StageSeconds
     ) -> tuple[dict[int, pa.Table], dict[int, DeadLetter]]:
         """Return tables and dead letters by the piece's position in the unit."""
-        labels: dict[int, pa.Table] = {}
+        rows: dict[int, pa.Table] = {}
         letters: dict[int, DeadLetter] = {}
         # The marks of a unit of one piece name the guilty at once: there is nobody else.
         one_by_one = history.any_marks or len(unit.pieces) == 1
@@ -186,35 +184,35 @@ class LabelWorker:
             if position + 1 < len(left) and not history.any_marks:
                 following = unit.pieces[left[position + 1]]
                 opening = self._opening(clips[following.manifest_row], following, ahead=True)
-            found = self._label_piece(index, piece, clip, current, seconds)
+            found = self._do_piece(index, unit, clip, current, seconds)
             if opening is not None and isinstance(found, DeadLetter) and found.error == OutOfMemoryError.code:
                 # The next clip was being decoded in the same memory: whose fault it was shows without it.
                 opening.close()
                 opening = None
-                found = self._label_piece(index, piece, clip, self._opening(clip, piece, ahead=False), seconds)
+                found = self._do_piece(index, unit, clip, self._opening(clip, piece, ahead=False), seconds)
             if isinstance(found, DeadLetter):
                 letters[index] = found
             else:
-                labels[index] = stamp_labels(found, fingerprint=piece.fingerprint, unit_id=unit.unit_id)
+                rows[index] = found
             if mark is not None:
                 marks.survived(mark)
-        return labels, letters
+        return rows, letters
 
     def _opening(self, clip: Clip, piece: Piece, *, ahead: bool) -> OpeningClip:
-        halo = clip.num_frames if self.halo is None else self.halo
-        expected = range(max(0, piece.frame_start - halo), min(piece.frame_stop + halo, clip.num_frames))
+        expected = self.work.first_frames(clip, range(piece.frame_start, piece.frame_stop))
         threads = max(1, self.settings.num_threads)
         limits = DecodeLimits(max_pixels=self.settings.max_pixels)
         return OpeningClip(lambda: open_clip(clip, limits=limits, decode_threads=threads), expected, ahead=ahead)
 
-    def _label_piece(
-        self, index: int, piece: Piece, clip: Clip, opening: OpeningClip, seconds: StageSeconds
+    def _do_piece(
+        self, index: int, unit: Unit, clip: Clip, opening: OpeningClip, seconds: StageSeconds
     ) -> pa.Table | DeadLetter:
-        """Label one piece; whatever it raises becomes its dead letter."""
+        """Do one piece; whatever it raises becomes its dead letter."""
+        piece = unit.pieces[index]
         try:
             timeout_s = timeout_of(piece.cost_s, self.settings.timeout_s)
             with time_limit(self.note, index, timeout_s), limited_memory(self.settings.memory_limit_bytes):
-                return self._labels_of(piece, clip, opening, seconds)
+                return self._rows_of(piece, unit.unit_id, clip, opening, seconds)
         except Exception as error:
             if ends_the_process(error):
                 die(self.note, index, _traceback_of(error))
@@ -230,28 +228,21 @@ class LabelWorker:
         finally:
             opening.close()
 
-    def _labels_of(self, piece: Piece, clip: Clip, opening: OpeningClip, seconds: StageSeconds) -> pa.Table:
+    def _rows_of(self, piece: Piece, unit_id: str, clip: Clip, opening: OpeningClip, seconds: StageSeconds) -> pa.Table:
         if clip.clip_id != piece.clip_id:
             raise FormatError(
                 f"manifest row {piece.manifest_row}: expected clip {piece.clip_id!r}, found {clip.clip_id!r}; "
                 f"{self.settings.manifest} was changed by hand: start a new run folder"
             )
-        check_clip(select_prompts(clip, self.settings.prompts))  # before anything of it is opened
+        check_clip(self.work.prepare(clip))  # before anything of it is opened
         waiting = time.perf_counter()
         images = opening.result()
         seconds.decode_wait += time.perf_counter() - waiting
-        return label_clip(
-            self.engine,
-            clip,
-            frames=range(piece.frame_start, piece.frame_stop),
-            images=images,
-            prompts=self.settings.prompts,
-            seconds=seconds,
-        )
+        return self.work.rows_of(clip, images, piece, unit_id, seconds)
 
 
 def _receipt(
-    unit: Unit, num_labels: int, num_masks: int, *, num_bytes: int = 0, letters: list[DeadLetter] | None = None,
+    unit: Unit, rows: pa.Table, work: Work, *, num_bytes: int = 0, letters: list[DeadLetter] | None = None,
     **numbers: Any,
 ) -> Receipt:  # fmt: skip
     failures: dict[str, int] = {}
@@ -261,8 +252,7 @@ def _receipt(
         unit_id=unit.unit_id,
         num_pieces=len(unit.pieces),
         num_frames=sum(piece.frame_stop - piece.frame_start for piece in unit.pieces),
-        num_labels=num_labels,
-        num_masks=num_masks,
+        counts=work.count(rows),
         num_bytes=num_bytes,
         failures=failures,
         first_failure=letters[0].message if letters else "",

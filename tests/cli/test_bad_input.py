@@ -241,7 +241,7 @@ class TestManifestsThatAreRefused:
 
         said = refused(["label", str(manifest), *ENGINE_WORDS], tmp_path / "out", 1)
 
-        assert "no clip to label" in said
+        assert "no clip to work on" in said
         assert "[bad_input]" in said
 
 
@@ -414,7 +414,8 @@ def test_an_object_store_without_credentials_is_named(tmp_path: Path) -> None:
 WITHOUT_RIGHTS = """
 import os, sys
 from rayvos.cli.main import main
-import rayvos.cli.label, rayvos.pipelines.label, rayvos.annotations.importing, tests.engines_for_tests
+import rayvos.cli.label, rayvos.pipelines.label, rayvos.pipelines.run
+import rayvos.annotations.importing, tests.engines_for_tests
 import rayvos.cli.export, rayvos.cli.status, pyarrow.dataset, fsspec.implementations.local
 if os.geteuid() == 0:
     os.setuid(65534)

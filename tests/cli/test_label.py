@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from rayvos.annotations.manifest import write_manifest
-from rayvos.cli.label import parse_bytes
 from rayvos.cli.main import main
+from rayvos.cli.running import parse_bytes
 from rayvos.errors import UsageError
 from tests.conftest import moving_square, write_video
 from tests.engines_for_tests import ENGINE

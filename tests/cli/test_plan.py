@@ -12,8 +12,8 @@ from rayvos.annotations.manifest import write_manifest
 from rayvos.annotations.run_folder import RunFolder
 from rayvos.cli.main import main
 from rayvos.engines.registry import EngineChoice
-from rayvos.pipelines.label import LabelJob
-from rayvos.pipelines.run_record import RunRecord, configuration_of
+from rayvos.pipelines.label import LabelChoice, LabelJob
+from rayvos.pipelines.run_record import RunRecord
 from tests.engines_for_tests import ENGINE
 from tests.faults.test_failing_storage import label_here
 from tests.ray_cluster import make_clips
@@ -40,7 +40,7 @@ def foretold(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
 
 def measure(out: str, engine: str = ENGINE, **throughput: float) -> None:
     """Leave what a start of the driver measured."""
-    configuration = configuration_of(EngineChoice(engine).load(), "all")
+    configuration = LabelChoice(EngineChoice(engine)).load().configuration()
     RunRecord(RunFolder(out), configuration, {}).write("done", throughput=throughput)
 
 

@@ -157,7 +157,7 @@ def test_what_is_no_run_folder_is_named(place: Path, capsys: pytest.CaptureFixtu
     assert main(["status", str(place / name)]) == 1
 
     found = capsys.readouterr().err
-    assert "no plan found; is it the output folder of `rayvos label`?" in found
+    assert "no plan found; is it the output folder of `rayvos label` or `rayvos candidates`?" in found
     assert f"[{error}]" in found
 
 

@@ -11,7 +11,8 @@ import pytest
 from rayvos.annotations.records import Clip, MaskPrompt
 from rayvos.annotations.tables import LABELS
 from rayvos.engines.base import FrameReader, Label
-from rayvos.engines.labeling import StageSeconds, label_clip
+from rayvos.engines.labeling import label_clip
+from rayvos.engines.timing import StageSeconds
 from rayvos.errors import EngineError, IdError, UsageError
 from rayvos.masks.rle import mask_to_rle, rle_to_mask
 from tests.engines_for_tests import BoxFillEngine

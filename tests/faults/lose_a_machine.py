@@ -14,7 +14,9 @@ import ray
 from ray.cluster_utils import Cluster
 
 from rayvos.engines.registry import EngineChoice
-from rayvos.pipelines.label import LabelJob, LabelProgress, run_label
+from rayvos.pipelines.label import LabelJob
+from rayvos.pipelines.progress import RunProgress
+from rayvos.pipelines.run import run_job
 from tests.engines_for_tests import ENGINE
 from tests.ray_cluster import ONE_CLIP_A_UNIT
 
@@ -25,12 +27,12 @@ def main(manifest: str, out: str) -> None:
     cluster.wait_for_nodes()
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
 
-    def lose_one(found: LabelProgress) -> None:
+    def lose_one(found: RunProgress) -> None:
         if machines and found.units_done >= 2:
             cluster.remove_node(machines.pop(), allow_graceful=False)
 
     engine = EngineChoice(ENGINE, {"seconds_per_frame": ONE_CLIP_A_UNIT, "delay_s": 0.1})
-    summary = run_label(LabelJob(manifest, out, engine, max_attempts=9), on_progress=lose_one)
+    summary = run_job(LabelJob(manifest, out, engine, max_attempts=9), on_progress=lose_one)
     print(json.dumps(dataclasses.asdict(summary)))
     ray.shutdown()
     cluster.shutdown()

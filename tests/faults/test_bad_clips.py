@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rayvos.annotations.run_folder import read_dead_letters
-from rayvos.pipelines.label import run_label
+from rayvos.pipelines.run import run_job
 from tests.ray_cluster import (
     ALL_IN_ONE_UNIT,
     ONE_CLIP_A_UNIT,
@@ -37,11 +37,11 @@ TROUBLES = {
 def test_a_bad_clip_is_set_aside_alone(tmp_path: Path, trouble: str, seconds_per_frame: float) -> None:
     code, options = TROUBLES[trouble]
     clips = make_clips(tmp_path, 4)
-    run_label(job_on(clips, tmp_path / "quiet", seconds_per_frame=seconds_per_frame))
+    run_job(job_on(clips, tmp_path / "quiet", seconds_per_frame=seconds_per_frame))
     make_trouble(clips[1], trouble)
 
     job = job_on(clips, tmp_path / "out", seconds_per_frame=seconds_per_frame, **options)
-    summary = run_label(job)
+    summary = run_job(job)
 
     assert letters_of(tmp_path / "out") == [("clip1", code)]
     assert summary.dead_letters == {code: 1}
@@ -55,13 +55,13 @@ def test_a_bad_clip_is_set_aside_alone(tmp_path: Path, trouble: str, seconds_per
 
 def test_a_dead_letter_is_taken_up_again_when_asked_for(tmp_path: Path) -> None:
     clips = make_clips(tmp_path, 3)
-    run_label(job_on(clips, tmp_path / "quiet", seconds_per_frame=ALL_IN_ONE_UNIT))
+    run_job(job_on(clips, tmp_path / "quiet", seconds_per_frame=ALL_IN_ONE_UNIT))
     make_trouble(clips[2], "raise")
-    run_label(job_on(clips, tmp_path / "out", seconds_per_frame=ALL_IN_ONE_UNIT))
+    run_job(job_on(clips, tmp_path / "out", seconds_per_frame=ALL_IN_ONE_UNIT))
     end_trouble(clips[2])
 
-    left_alone = run_label(job_on(clips, tmp_path / "out", seconds_per_frame=ALL_IN_ONE_UNIT))
-    summary = run_label(job_on(clips, tmp_path / "out", seconds_per_frame=ALL_IN_ONE_UNIT, retry_failed=True))
+    left_alone = run_job(job_on(clips, tmp_path / "out", seconds_per_frame=ALL_IN_ONE_UNIT))
+    summary = run_job(job_on(clips, tmp_path / "out", seconds_per_frame=ALL_IN_ONE_UNIT, retry_failed=True))
 
     assert left_alone.dead_letters == {"engine_failed": 1}
     assert summary.dead_letters == {}

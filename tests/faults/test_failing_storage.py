@@ -18,10 +18,11 @@ from fsspec.implementations.memory import MemoryFileSystem
 from rayvos import storage
 from rayvos.annotations.run_folder import RunFolder, read_labels
 from rayvos.errors import StorageError
-from rayvos.pipelines.label import LabelJob, run_label
+from rayvos.pipelines.label import LabelJob
 from rayvos.pipelines.plan import plan_run
 from rayvos.pipelines.receipts import Receipt, unit_to_row
-from rayvos.pipelines.worker import LabelWorker, WorkerSettings
+from rayvos.pipelines.run import run_job
+from rayvos.pipelines.worker import UnitWorker, WorkerSettings
 from tests.ray_cluster import ALL_IN_ONE_UNIT, job_on, labels_of, make_clips
 
 # Several workers in one process: the note of the one before ends when faulthandler lets go of it.
@@ -62,13 +63,13 @@ def failing_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def label_here(job: LabelJob) -> list[Receipt]:
     """Do a job's units in this process, by the same worker and without Ray."""
     run = RunFolder(job.out)
-    plan = plan_run(run, job.manifest, job.engine.load())
+    plan = plan_run(run, job.manifest, job.work().load())
     settings = WorkerSettings(
-        run=job.out, manifest=plan.manifest, engine=job.engine, prompts="all", session="test", num_actors=1,
+        run=job.out, manifest=plan.manifest, work=job.work(), session="test", num_actors=1,
         max_attempts=3,
         timeout_s=None, memory_limit_bytes=None, num_threads=1,
     )  # fmt: skip
-    worker = LabelWorker(settings)
+    worker = UnitWorker(settings)
     return [Receipt.from_row({"receipt": batch["receipt"][0]})
             for unit in plan.todo for batch in worker({"unit": [unit_to_row(unit)["unit"]]})]  # fmt: skip
 
@@ -132,16 +133,16 @@ def test_a_job_on_a_full_disk_ends_with_the_reason_and_is_resumed(tmp_path: Path
     clips = make_clips(tmp_path, 3)
     job = job_on(clips, small_disk / "out", seconds_per_frame=ALL_IN_ONE_UNIT)
     quiet = dataclasses.replace(job, out=str(tmp_path / "quiet"))
-    run_label(quiet)
-    plan_run(RunFolder(job.out), job.manifest, job.engine.load())
+    run_job(quiet)
+    plan_run(RunFolder(job.out), job.manifest, job.work().load())
     ballast = small_disk / "ballast"
     fill(ballast)
 
     with pytest.raises(StorageError, match="No space left"):
-        run_label(job)
+        run_job(job)
     ballast.unlink()
     leftovers = [path for path in (small_disk / "out").rglob("*") if path.suffix == ".tmp"]
-    run_label(job)
+    run_job(job)
 
     assert leftovers == []
     assert labels_of(job.out).equals(labels_of(quiet.out))

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from rayvos.annotations.run_folder import RunFolder
-from rayvos.pipelines.label import LabelJob, run_label
+from rayvos.pipelines.label import LabelJob
+from rayvos.pipelines.run import run_job
 from tests.engines_for_tests import ENGINE
 from tests.ray_cluster import ALL_IN_ONE_UNIT, files_of, job_on, labels_of, make_clips, make_trouble, worker_environment
 
@@ -47,11 +48,11 @@ def num_committed(out: Path) -> int:
 @pytest.mark.parametrize("seconds_per_frame", [ALL_IN_ONE_UNIT, 15.0, 60.0])
 def test_a_killed_worker_loses_no_label_and_adds_none(tmp_path: Path, seconds_per_frame: float) -> None:
     clips = make_clips(tmp_path, 4)
-    run_label(job_on(clips, tmp_path / "quiet", seconds_per_frame=seconds_per_frame))
+    run_job(job_on(clips, tmp_path / "quiet", seconds_per_frame=seconds_per_frame))
     for clip in clips[:3]:
         make_trouble(clip, "kill once")
 
-    summary = run_label(job_on(clips, tmp_path / "out", seconds_per_frame=seconds_per_frame, max_attempts=4))
+    summary = run_job(job_on(clips, tmp_path / "out", seconds_per_frame=seconds_per_frame, max_attempts=4))
 
     assert summary.dead_letters == {}
     assert files_of(tmp_path / "out") == files_of(tmp_path / "quiet")
@@ -61,14 +62,14 @@ def test_a_killed_worker_loses_no_label_and_adds_none(tmp_path: Path, seconds_pe
 def test_a_killed_driver_is_resumed_by_the_next_start(tmp_path: Path) -> None:
     clips = make_clips(tmp_path, 6)
     quiet, job = job_on(clips, tmp_path / "quiet"), job_on(clips, tmp_path / "out")
-    run_label(quiet)
+    run_job(quiet)
 
     driver = start_driver(job, delay_s=0.2)
     wait_for(lambda: num_committed(tmp_path / "out") >= 2, "committed unit")
     driver.kill()
     driver.communicate()
     found = files_of(tmp_path / "out")
-    summary = run_label(job)
+    summary = run_job(job)
 
     assert 2 <= len(found) < 6
     assert summary.throughput["units"] <= 6 - len(found)
@@ -96,7 +97,7 @@ def test_a_stopped_driver_says_so_at_once_and_is_resumable(tmp_path: Path, numbe
 def test_a_clip_that_is_interrupted_again_and_again_is_not_blamed(tmp_path: Path) -> None:
     clips = make_clips(tmp_path, 1)
     job = job_on(clips, tmp_path / "out", max_attempts=2)
-    run_label(job_on(clips, tmp_path / "quiet"))
+    run_job(job_on(clips, tmp_path / "quiet"))
     unit_id = next(iter(files_of(tmp_path / "quiet"))).removesuffix(".parquet")
     marks = Path(RunFolder(job.out).attempts_folder(unit_id))
     marks.mkdir(parents=True)
@@ -104,7 +105,7 @@ def test_a_clip_that_is_interrupted_again_and_again_is_not_blamed(tmp_path: Path
         (marks / f"unit.anothersession.{attempt}").write_text('{"host": "elsewhere", "note": "", "pid": 1}')
         (marks / f"0.anothersession.{attempt}").write_text('{"host": "elsewhere", "note": "", "pid": 1}')
 
-    summary = run_label(job)
+    summary = run_job(job)
 
     assert summary.dead_letters == {}
     assert files_of(tmp_path / "out") == files_of(tmp_path / "quiet")

@@ -13,8 +13,8 @@ from rayvos.annotations.run_folder import RunFolder, read_labels
 from rayvos.engines.labeling import label_clip
 from rayvos.errors import RunError, UsageError
 from rayvos.masks.rle import mask_to_rle
-from rayvos.pipelines.label import plan_only, run_label
-from rayvos.pipelines.progress import LabelProgress
+from rayvos.pipelines.progress import RunProgress
+from rayvos.pipelines.run import plan_only, run_job
 from tests.ray_cluster import (
     ALL_IN_ONE_UNIT,
     NUM_FRAMES,
@@ -34,7 +34,7 @@ def test_a_job_gives_the_labels_of_a_direct_call(tmp_path: Path, seconds_per_fra
     clips = make_clips(tmp_path)
     job = job_on(clips, tmp_path / "out", seconds_per_frame=seconds_per_frame)
 
-    summary = run_label(job)
+    summary = run_job(job)
 
     engine = job.engine.load()
     found = read_labels(job.out)
@@ -48,8 +48,8 @@ def test_a_job_gives_the_labels_of_a_direct_call(tmp_path: Path, seconds_per_fra
 def test_one_actor_and_three_write_the_same_files(tmp_path: Path) -> None:
     clips = make_clips(tmp_path, 6)
 
-    run_label(job_on(clips, tmp_path / "one", actors=1))
-    run_label(job_on(clips, tmp_path / "three", actors=3))
+    run_job(job_on(clips, tmp_path / "one", actors=1))
+    run_job(job_on(clips, tmp_path / "three", actors=3))
 
     assert files_of(tmp_path / "one") == files_of(tmp_path / "three")
     assert len(files_of(tmp_path / "one")) == 6
@@ -58,14 +58,14 @@ def test_one_actor_and_three_write_the_same_files(tmp_path: Path) -> None:
 def test_a_second_start_does_nothing(tmp_path: Path) -> None:
     clips = make_clips(tmp_path)
     job = job_on(clips, tmp_path / "out")
-    run_label(job)
+    run_job(job)
     before = files_of(tmp_path / "out")
     for clip in clips:  # whoever looked at a frame now would fail
         for picture in Path(clip.source.uri).iterdir():
             picture.unlink()
 
-    seen: list[LabelProgress] = []
-    summary = run_label(job, on_progress=seen.append)
+    seen: list[RunProgress] = []
+    summary = run_job(job, on_progress=seen.append)
 
     assert seen == []
     assert summary.dead_letters == {}
@@ -74,13 +74,13 @@ def test_a_second_start_does_nothing(tmp_path: Path) -> None:
 
 def test_added_and_corrected_clips_are_all_that_is_redone(tmp_path: Path) -> None:
     clips = make_clips(tmp_path, 4)
-    run_label(job_on(clips, tmp_path / "out", seconds_per_frame=ALL_IN_ONE_UNIT))
+    run_job(job_on(clips, tmp_path / "out", seconds_per_frame=ALL_IN_ONE_UNIT))
     before = files_of(tmp_path / "out")
 
     wider = tuple(dataclasses.replace(box, x1=box.x1 + 4) for box in clips[1].boxes)
     changed = [clips[0], dataclasses.replace(clips[1], boxes=wider), clips[3], make_clip(tmp_path / "clip9")]
     job = job_on(changed, tmp_path / "out", seconds_per_frame=ALL_IN_ONE_UNIT)
-    summary = run_label(job)
+    summary = run_job(job)
 
     after = files_of(tmp_path / "out")
     assert {name: after[name] for name in before} == before
@@ -92,10 +92,10 @@ def test_added_and_corrected_clips_are_all_that_is_redone(tmp_path: Path) -> Non
 
 def test_another_configuration_is_refused_with_the_difference(tmp_path: Path) -> None:
     clips = make_clips(tmp_path, 1)
-    run_label(job_on(clips, tmp_path / "out"))
+    run_job(job_on(clips, tmp_path / "out"))
 
     with pytest.raises(UsageError, match="option threshold: 60 there, 99 now"):
-        run_label(job_on(clips, tmp_path / "out", engine_options={"threshold": 99}))
+        run_job(job_on(clips, tmp_path / "out", engine_options={"threshold": 99}))
     with pytest.raises(UsageError, match="prompts: all there, boxes now"):
         plan_only(job_on(clips, tmp_path / "out", prompts="boxes"))
 
@@ -106,8 +106,8 @@ def test_masks_that_people_gave_are_kept_unless_boxes_alone_are_asked_for(tmp_pa
     drawn[3:9, 5:7] = True
     clip = dataclasses.replace(clip, masks=(MaskPrompt(1, 2, mask_to_rle(drawn)), MaskPrompt(2, 4, None)))
 
-    run_label(job_on([clip], tmp_path / "all"))
-    run_label(job_on([clip], tmp_path / "boxes", prompts="boxes"))
+    run_job(job_on([clip], tmp_path / "all"))
+    run_job(job_on([clip], tmp_path / "boxes", prompts="boxes"))
 
     rows = {(row["frame"], row["object_id"]): row for row in labels_of(tmp_path / "all").to_pylist()}
     human = {key for key, row in rows.items() if row["provenance"] == "human"}
@@ -122,7 +122,7 @@ def test_run_json_holds_what_repeats_the_run(tmp_path: Path) -> None:
     clips = make_clips(tmp_path, 1)
     job = job_on(clips, tmp_path / "out")
 
-    run_label(job)
+    run_job(job)
 
     found = RunFolder(job.out).read_run_json()
     assert found["state"] == "done"
@@ -142,7 +142,7 @@ def test_a_run_in_which_most_fails_stops_and_says_why(tmp_path: Path) -> None:
         make_trouble(clip, "raise")
 
     with pytest.raises(RunError, match=r"engine_failed.*the clip made the engine fail"):
-        run_label(job_on(clips, tmp_path / "out", max_failed=0.5))
+        run_job(job_on(clips, tmp_path / "out", max_failed=0.5))
 
     assert RunFolder(str(tmp_path / "out")).read_run_json()["state"] == "failed"
 
@@ -151,7 +151,7 @@ def test_progress_counts_every_unit_once(tmp_path: Path) -> None:
     clips = make_clips(tmp_path, 5)
     counts: list[int] = []
 
-    run_label(job_on(clips, tmp_path / "out"), on_progress=lambda found: counts.append(found.units_done))
+    run_job(job_on(clips, tmp_path / "out"), on_progress=lambda found: counts.append(found.units_done))
 
     assert counts == [1, 2, 3, 4, 5]
 
@@ -160,7 +160,7 @@ def test_a_clip_with_a_bad_box_is_one_dead_letter(tmp_path: Path) -> None:
     clips = make_clips(tmp_path, 3)
     clips[1] = dataclasses.replace(clips[1], boxes=(Box(1, 0, 5, 5, 2, 9),))
 
-    summary = run_label(job_on(clips, tmp_path / "out", seconds_per_frame=ALL_IN_ONE_UNIT))
+    summary = run_job(job_on(clips, tmp_path / "out", seconds_per_frame=ALL_IN_ONE_UNIT))
 
     assert summary.dead_letters == {"bad_box": 1}
     assert set(labels_of(tmp_path / "out").column("clip_id").to_pylist()) == {"clip0", "clip2"}
@@ -169,17 +169,17 @@ def test_a_clip_with_a_bad_box_is_one_dead_letter(tmp_path: Path) -> None:
 def test_more_actors_than_the_cluster_holds_end_the_job_all_the_same(tmp_path: Path) -> None:
     clips = make_clips(tmp_path, 10)
 
-    summary = run_label(job_on(clips, tmp_path / "out", actors=10))
+    summary = run_job(job_on(clips, tmp_path / "out", actors=10))
 
     assert summary.throughput["units"] == 10
 
 
 def test_a_driver_that_died_before_its_last_word_is_set_right_by_the_next(tmp_path: Path) -> None:
     job = job_on(make_clips(tmp_path, 1), tmp_path / "out")
-    run_label(job)
+    run_job(job)
     record = tmp_path / "out" / "run.json"
     record.write_text(record.read_text().replace('"done"', '"running"'))
 
-    run_label(job)
+    run_job(job)
 
     assert RunFolder(job.out).read_run_json()["state"] == "done"

@@ -16,7 +16,7 @@ from rayvos.annotations.review_folder import read_review_set
 from rayvos.annotations.run_folder import RunFolder, label_rounds
 from rayvos.evaluation.jaccard import jaccard
 from rayvos.masks.rle import rle_to_mask
-from rayvos.pipelines.label import run_label
+from rayvos.pipelines.run import run_job
 from rayvos.review.fixes import write_review
 from tests.ray_cluster import files_of, job_on, labels_of, make_clips
 
@@ -48,7 +48,7 @@ def test_each_round_redoes_what_was_fixed_and_nothing_else_and_labels_get_better
     ious, fixed_clips = [], []
     files: dict[str, bytes] = {}
     for number in range(3):
-        summary = run_label(job)
+        summary = run_job(job)
 
         before, files = files, files_of(tmp_path / "out")
         assert {name: files[name] for name in before} == before

@@ -19,6 +19,7 @@ from rayvos.annotations.records import Box, Clip, ObjectInfo
 from rayvos.annotations.run_folder import DeadLetter, RunFolder, Unit
 from rayvos.annotations.tables import LABELS
 from rayvos.engines.base import EngineNeeds, FrameReader, Label
+from rayvos.pipelines.label import Labelling
 from rayvos.pipelines.plan import plan_run
 from rayvos.pipelines.sink import commit_unit
 from tests.conftest import moving_square, write_image_folder
@@ -113,7 +114,7 @@ def make_run(
     manifest = storage.join(path, "manifest-in.parquet")
     write_manifest(clips, manifest)
     run = RunFolder(path)
-    plan = plan_run(run, manifest, engine or EllipseEngine())
+    plan = plan_run(run, manifest, Labelling(engine or EllipseEngine()))
     by_id = {clip.clip_id: clip for clip in ManifestFile(manifest)}
     for unit in chosen(plan.todo):
         commit(run, unit, by_id, failed)

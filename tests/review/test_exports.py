@@ -260,13 +260,14 @@ def make_hostile_run(folder: Path, rows: list[dict]) -> str:
 
     from rayvos.annotations.manifest import ManifestFile
     from rayvos.annotations.run_folder import RunFolder
+    from rayvos.pipelines.label import Labelling
     from rayvos.pipelines.plan import plan_run
     from tests.review.runs import EllipseEngine, commit
 
     manifest = folder.parent / "manifest.parquet"
     pq.write_table(pa.Table.from_pylist(rows, schema=MANIFEST), manifest)
     run = RunFolder(str(folder))
-    plan = plan_run(run, str(manifest), EllipseEngine())
+    plan = plan_run(run, str(manifest), Labelling(EllipseEngine()))
     by_id = {clip.clip_id: clip for clip in ManifestFile(str(manifest))}
     for unit in plan.todo:
         commit(run, unit, by_id)
