@@ -36,18 +36,16 @@ from rayvos.engines.crop_cuts import (
     cut_pictures,
     cut_votes,
     ellipse,
-    flow_window,
     grab_cut,
     is_cuttable,
     outside_box,
     place_crop,
 )
-from rayvos.engines.motion import dense_flow, flow_picture
+from rayvos.engines.frame_flows import move_probability, read_frame_flows
 from rayvos.engines.scores import mean_margin, overlap, predicted_iou
 from rayvos.errors import UsageError, choose
 from rayvos.masks.boxes import box_iou, mask_to_box, round_box
 from rayvos.masks.components import drop_specks
-from rayvos.masks.warp import warp_back
 
 __all__ = ["CutConfig", "CutEngine"]
 
@@ -148,7 +146,7 @@ class CutEngine:
         boxes = _boxes_by_frame(clip)
         first, stop = max(0, frames.start - self._near), min(clip.num_frames, frames.stop + self._near)
         wanted = [frame for frame in range(first, stop) if frame in boxes]
-        results = self._cut_frames(clip, images, boxes, wanted)
+        results = self._cut_frames(images, boxes, wanted)
         done: dict[int, _CutFrame] = {}
         last_cut = -1
         for frame in frames:
@@ -186,52 +184,27 @@ class CutEngine:
     def _moved_neighbours(self, done: dict[int, _CutFrame], frame: int, object_id: int) -> list[NDArray[np.float32]]:
         """Return the object's probabilities on the nearest frames, moved along the flow to this frame's grid."""
         here = done[frame]
-        crop = here.cuts[object_id].crop
-        y, x = np.mgrid[: crop.size[0], : crop.size[1]].astype(np.float32)
         moved = []
         for offset, flow in here.flows.items():
             there = done.get(frame + offset)
             other = there.cuts.get(object_id) if there else None
-            if other is None:
-                continue
-            shift = flow_window(flow, crop, here.scale) / here.scale
-            # Pixel centres: working grid -> frame -> along the flow -> the neighbour's working grid.
-            (step_x, step_y), (other_x, other_y) = crop.step, other.crop.step
-            place_x = (crop.area[0] + (x + 0.5) * step_x + shift[..., 0] - other.crop.area[0]) / other_x - 0.5
-            place_y = (crop.area[1] + (y + 0.5) * step_y + shift[..., 1] - other.crop.area[1]) / other_y - 0.5
-            moved.append(warp_back(other.probability, np.dstack([place_x - x, place_y - y])))
+            if other is not None:
+                crop = here.cuts[object_id].crop
+                moved.append(move_probability(other.probability, other.crop, crop, flow, here.scale))
         return moved
 
     def _cut_frames(
-        self, clip: Clip, images: FrameReader, boxes: dict[int, dict[int, Box]], wanted: list[int]
+        self, images: FrameReader, boxes: dict[int, dict[int, Box]], wanted: list[int]
     ) -> Iterator[tuple[int, _CutFrame]]:
-        """Yield the results of the wanted frames; pictures are kept only while a partner may need them."""
-        partners = {
-            frame: [offset for offset in self._offsets if 0 <= frame + offset < clip.num_frames] for frame in wanted
-        }
-        needed = sorted({frame + offset for frame in wanted for offset in [0, *partners[frame]]})
-        reading = iter(images.read(needed)) if needed else iter(())
-        pictures: dict[int, NDArray[np.uint8]] = {}
-        greys: dict[int, NDArray[np.uint8]] = {}
-        scale = 1.0
-        reach = max(self._offsets, default=0)
-        for frame in wanted:
-            latest = frame + max(partners[frame], default=0)
-            while frame not in pictures or max(greys) < max(frame, latest):
-                read, pictures_read = next(reading)
-                pictures[read] = pictures_read
-                greys[read], scale = flow_picture(pictures_read)
-            flows = {offset: dense_flow(greys[frame], greys[frame + offset]) for offset in partners[frame]}
-            image = pictures[frame]
+        """Yield the results of the wanted frames."""
+        for found in read_frame_flows(images, wanted, self._offsets):
             cuts = {
                 object_id: cut
-                for object_id, box in boxes[frame].items()
-                if (cut := self._cut(image, box, flows, scale)) is not None
+                for object_id, box in boxes[found.frame].items()
+                if (cut := self._cut(found.image, box, found.flows, found.scale)) is not None
             }
-            near = {offset: flow for offset, flow in flows.items() if abs(offset) == self._near}
-            yield frame, _CutFrame(cuts, near, scale)
-            pictures = {key: value for key, value in pictures.items() if key > frame}
-            greys = {key: value for key, value in greys.items() if key > frame - reach}
+            near = {offset: flow for offset, flow in found.flows.items() if abs(offset) == self._near}
+            yield found.frame, _CutFrame(cuts, near, found.scale)
 
     def _cut(
         self, image: NDArray[np.uint8], box: Box, flows: dict[int, NDArray[np.float32]], scale: float

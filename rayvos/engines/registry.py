@@ -25,6 +25,7 @@ __all__ = ["ENGINES", "EngineChoice", "load_engine"]
 ENGINES = {
     "box2seg": "rayvos.engines.box2seg:Box2SegEngine",
     "cut": "rayvos.engines.cut:CutEngine",
+    "guided": "rayvos.engines.guided:GuidedEngine",
     "sta": "rayvos.engines.sta:StaEngine",
     "stcn": "rayvos.engines.stcn:StcnEngine",
 }

@@ -40,16 +40,16 @@ DROP_SHARE = 0.06  # of the visits, for each group: no plane may become indispen
 
 RECIPES: Mapping[str, Optimisation] = {
     "default": Optimisation(
-        steps=8_000,
-        batch_size=16,
-        learning_rate=2e-3,
+        steps=6_000,
+        batch_size=8,
+        learning_rate=1.5e-3,
         weight_decay=1e-4,
         warmup_steps=200,
         ema_decay=0.999,
         clip_norm=5.0,
     ),
     "short": Optimisation(
-        steps=1_500, batch_size=16, learning_rate=2e-3, weight_decay=1e-4, warmup_steps=100, ema_decay=0.99
+        steps=1_500, batch_size=8, learning_rate=1.5e-3, weight_decay=1e-4, warmup_steps=100, ema_decay=0.99
     ),
 }
 """Recipes of `rayvos train guided`: `default` made the packaged weights."""
@@ -83,7 +83,7 @@ class GuidedTask:
     """Of the initial weights, the samples and their order."""
     model: GuidedModel = field(default_factory=GuidedModel)
     """The network."""
-    reuse: int = 8
+    reuse: int = 6
     """Visits per sample, on average."""
     window: int = 8192
     """Samples among which a visit chooses."""

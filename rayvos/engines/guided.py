@@ -1,0 +1,256 @@
+"""Engine `guided`: a compact network that judges between colour, motion and shape, in the box or near the prompt.
+
+Each object of each frame is cropped; the planes of `rayvos.engines.guidance` go through the network of
+`rayvos.models.guided`; the probabilities of the frames beside, moved along the flow, count half as much as the
+frame's own. Where an object has a box, its mask ends a tenth outside the box and holds no specks; where it has none,
+points, a trace or a mask prompt of that frame say where it is.
+
+Why so: labels of a frame depend on the pictures up to five frames around it and nothing else, and no crop's answer
+depends on which others share its forward pass, so that units may cut a clip anywhere and give the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from rayvos.annotations.records import Clip
+from rayvos.engines.base import EngineNeeds, FrameReader, Label
+from rayvos.engines.clip_prompts import ClipPrompts
+from rayvos.engines.crop_cuts import Crop, ellipse
+from rayvos.engines.devices import find_device, single_threads
+from rayvos.engines.frame_flows import FrameFlows, move_probability, read_frame_flows
+from rayvos.engines.guidance import OFFSETS, Guidance, Prompt, guidance_planes
+from rayvos.engines.guided_network import DEFAULT_WEIGHTS, Found, GuidedSegmenter, load_segmenter
+from rayvos.engines.scores import mean_margin, overlap, predicted_iou
+from rayvos.errors import choose
+from rayvos.masks.agreement import box_agreement
+from rayvos.masks.components import drop_specks
+
+__all__ = ["GuidedConfig", "GuidedEngine"]
+
+CLIP_GROWTH = 0.1  # Box2Seg specification: the mask may leave its box by this share of its width and height
+THRESHOLD = 0.5
+NEIGHBOUR_VOTE = 0.5  # of each nearest frame, as in the engine `cut`
+NEAR = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuidedConfig:
+    """Options of the engine `guided`."""
+
+    flip: bool = True
+    """Show every crop mirrored, too: the network takes twice the time, masks are a little better."""
+    neighbours: bool = True
+    """Let the masks of the frames beside vote, moved along the flow."""
+    clip_to_box: bool = True
+    """Cut masks off 10 % outside their box."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Frame:
+    """What was found on one frame, by object, and the flow to the frames beside."""
+
+    prompts: Mapping[int, Prompt]
+    found: Mapping[int, Found]
+    """Objects whose prompt lies outside the frame are not there."""
+    fits: Mapping[int, float]
+    """Mean box fit of the cuts."""
+    flows: Mapping[int, NDArray[np.float32]]
+    scale: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Asked:
+    """One frame on its way through the network."""
+
+    frame: int
+    prompts: Mapping[int, Prompt]
+    guidances: Mapping[int, Guidance]
+    flows: Mapping[int, NDArray[np.float32]]
+    scale: float
+
+
+class GuidedEngine:
+    """Segments what prompts point at, with the packaged weights or others; see the module's docstring."""
+
+    name = "guided"
+
+    def __init__(
+        self,
+        config: GuidedConfig | None = None,
+        *,
+        weights: str | None = None,
+        device: str = "auto",
+        segmenter: GuidedSegmenter | None = None,
+    ) -> None:
+        """Load the weights; a GPU is not touched before the first label.
+
+        Args:
+            config: options; None: the defaults.
+            weights: path or URL of guided weights; None: those that come with rayvos.
+            device: `auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:INDEX`.
+            segmenter: a network that is loaded already (say, one adapted to these clips) in the place of `weights`.
+
+        Raises:
+            WeightsError: the weights are missing, damaged or another network's.
+            UsageError: there is no such kind of device.
+        """
+        choose("device", device.partition(":")[0], ("auto", "cpu", "cuda"))
+        self._config = config or GuidedConfig()
+        self._device_name = device
+        self._segmenter = segmenter or load_segmenter(weights or DEFAULT_WEIGHTS, flip=self._config.flip)
+        self.weights = self._segmenter.digest
+
+    def options(self) -> Mapping[str, Any]:
+        """Return everything besides the weights that labels depend on."""
+        return asdict(self._config)
+
+    def needs(self) -> EngineNeeds:
+        """Return what planning and scheduling must know."""
+        on_gpu = find_device(self._device_name, check=False).type == "cuda"
+        return EngineNeeds(
+            halo=max(OFFSETS) + (NEAR if self._config.neighbours else 0),
+            seconds_per_frame=0.06,
+            seconds_per_label=0.1 if on_gpu else 0.15,
+            num_cpus=2 if on_gpu else 1,
+            # `auto` on a machine without a GPU may be planning for a cluster that has some.
+            num_gpus=0 if self._device_name == "cpu" else 1,
+            memory_bytes=((3 if on_gpu else 1) << 30) + 4 * self._segmenter.network_bytes,
+        )
+
+    def label(self, clip: Clip, images: FrameReader, frames: range) -> Iterator[Label]:
+        """Yield one label for every frame of `frames` and every object, ordered by (frame, object_id).
+
+        An object without a prompt on a frame is absent there. A prompt outside the frame, and one in whose
+        surroundings nothing is found, give an empty mask; `quality` says `box_outside` in the first case.
+
+        Raises:
+            InputError: a frame cannot be read.
+            UsageError: the device does not exist here.
+        """
+        prompts = ClipPrompts(clip)
+        reach = NEAR if self._config.neighbours else 0
+        first, stop = max(0, frames.start - reach), min(clip.num_frames, frames.stop + reach)
+        wanted = [frame for frame in range(first, stop) if frame in prompts.frames]
+        done: dict[int, _Frame] = {}
+        results = self._found_frames(images, prompts, wanted)
+        last = -1
+        for frame in frames:
+            while last < frame + reach and (result := next(results, None)) is not None:
+                last, done[result[0]] = result
+            for object_id in clip.object_ids():
+                yield self._label(clip, done, frame, object_id)
+            done.pop(frame - reach, None)
+
+    def _found_frames(
+        self, images: FrameReader, prompts: ClipPrompts, wanted: list[int]
+    ) -> Iterator[tuple[int, _Frame]]:
+        """Yield what is found on the wanted frames; the network works while the next planes are made."""
+        device = find_device(self._device_name)
+        self._segmenter.move(device)
+        with single_threads(device, "guided") as (pool, _):
+            pending: deque[tuple[_Asked, Future[list[Found]]]] = deque()
+            for shot in read_frame_flows(images, wanted, OFFSETS):
+                asked = self._ask(shot, prompts.on(shot.frame))
+                pending.append((asked, pool.submit(self._segmenter.segment, list(asked.guidances.values()))))
+                if len(pending) > 1:
+                    yield _answered(*pending.popleft())
+            while pending:
+                yield _answered(*pending.popleft())
+
+    def _ask(self, shot: FrameFlows, prompts: Mapping[int, Prompt]) -> _Asked:
+        """Make the planes of a frame's objects."""
+        guidances = {}
+        for object_id, prompt in prompts.items():
+            guidance = guidance_planes(shot.image, prompt, shot.flows, shot.scale, self._segmenter.size)
+            if guidance is not None:
+                guidances[object_id] = guidance
+        near = {offset: flow for offset, flow in shot.flows.items() if abs(offset) <= NEAR}
+        return _Asked(shot.frame, prompts, guidances, near, shot.scale)
+
+    def _label(self, clip: Clip, done: Mapping[int, _Frame], frame: int, object_id: int) -> Label:
+        here = done.get(frame)
+        prompt = here.prompts.get(object_id) if here else None
+        if here is None or prompt is None:
+            return Label(frame, object_id, None)
+        found = here.found.get(object_id)
+        if found is None:
+            return Label(frame, object_id, np.zeros((clip.height, clip.width), np.bool_), 0.0, {"box_outside": 1.0})
+        moved = self._moved_neighbours(done, frame, object_id) if self._config.neighbours else []
+        votes = found.probability + NEIGHBOUR_VOTE * sum(moved)
+        probability = np.asarray(votes / (1 + NEIGHBOUR_VOTE * len(moved)), np.float32)
+        mask = self._paste(probability, found.crop, prompt, clip.height, clip.width)
+        quality = {
+            "network": found.quality,
+            "margin": mean_margin(probability, _inside(found.crop)),
+            "cut_fit": here.fits[object_id],
+        }
+        temporal = None
+        if moved:
+            own = (found.probability > THRESHOLD).astype(np.float32)
+            temporal = float(np.mean([overlap(own, (other > THRESHOLD).astype(np.float32)) for other in moved]))
+            quality["temporal_agreement"] = temporal
+        agreement = 1.0
+        if prompt.box is not None:
+            agreement = quality["box_agreement"] = box_agreement(mask, prompt.box)
+        return Label(frame, object_id, mask, predicted_iou(agreement, found.quality, temporal), quality)
+
+    def _moved_neighbours(self, done: Mapping[int, _Frame], frame: int, object_id: int) -> list[NDArray[np.float32]]:
+        """Return the object's probabilities on the frames beside, moved along the flow to this frame's crop."""
+        here = done[frame]
+        moved = []
+        for offset, flow in here.flows.items():
+            there = done.get(frame + offset)
+            other = there.found.get(object_id) if there else None
+            if other is not None:
+                crop = here.found[object_id].crop
+                moved.append(move_probability(other.probability, other.crop, crop, flow, here.scale))
+        return moved
+
+    def _paste(
+        self, probability: NDArray[np.float32], crop: Crop, prompt: Prompt, height: int, width: int
+    ) -> NDArray[np.bool_]:
+        """Return the mask in the frame: resized to the crop, cut off near the box, without specks."""
+        x0, y0, x1, y1 = crop.area
+        full = cv2.resize(probability, (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR)
+        inside: NDArray[np.bool_] = np.asarray(full >= THRESHOLD, np.bool_)
+        if prompt.box is not None and self._config.clip_to_box:
+            inside &= _near_box(crop)
+            if not inside.any():
+                left, top, right, bottom = crop.pixels
+                inside = ellipse((left - x0, top - y0, right - x0, bottom - y0), full.shape)
+        mask = np.zeros((height, width), np.bool_)
+        mask[y0:y1, x0:x1] = drop_specks(inside)
+        return mask
+
+
+def _answered(asked: _Asked, answer: Future[list[Found]]) -> tuple[int, _Frame]:
+    found = dict(zip(asked.guidances, answer.result(), strict=True))
+    fits = {object_id: guidance.fit for object_id, guidance in asked.guidances.items()}
+    return asked.frame, _Frame(asked.prompts, found, fits, asked.flows, asked.scale)
+
+
+def _inside(crop: Crop) -> NDArray[np.bool_]:
+    """Return the network's grid inside the region."""
+    inside = np.zeros(crop.size, np.bool_)
+    inside[crop.inner[1] : crop.inner[3], crop.inner[0] : crop.inner[2]] = True
+    return inside
+
+
+def _near_box(crop: Crop) -> NDArray[np.bool_]:
+    """Return the crop's pixels that lie in the box or at most `CLIP_GROWTH` outside it."""
+    x0, y0, x1, y1 = crop.pixels
+    grow_x, grow_y = round(CLIP_GROWTH * (x1 - x0)), round(CLIP_GROWTH * (y1 - y0))
+    columns, rows = np.arange(crop.area[0], crop.area[2]), np.arange(crop.area[1], crop.area[3])
+    across = (columns >= x0 - grow_x) & (columns < x1 + grow_x)
+    down = (rows >= y0 - grow_y) & (rows < y1 + grow_y)
+    near: NDArray[np.bool_] = down[:, None] & across[None, :]
+    return near

@@ -1,0 +1,109 @@
+import numpy as np
+import pytest
+import torch
+
+from rayvos.models.guided import PLANES, GuidedModel
+from rayvos.training.guided_samples import draw_sample
+from rayvos.training.guided_task import HELD_OUT_PROGRAMS, PROGRAMS, GuidedTask, fill_cache
+from rayvos.training.steps import Trainer
+from rayvos.training.task import Optimisation
+
+SMALL = GuidedModel(size=64, widths=(8, 8, 12, 16, 16))
+
+
+def task(**options):
+    return GuidedTask(model=SMALL, num_validation=4, window=16, **options)
+
+
+def test_a_sample_is_a_function_of_its_number():
+    forwards = [draw_sample(3, number, 64, PROGRAMS) for number in range(5)]
+    backwards = [draw_sample(3, number, 64, PROGRAMS) for number in reversed(range(5))][::-1]
+
+    for first, second in zip(forwards, backwards, strict=True):
+        assert first.planes.tobytes() == second.planes.tobytes()
+        assert first.mask.tobytes() == second.mask.tobytes()
+
+
+def test_samples_hold_an_object_and_surroundings():
+    for number in range(0, 48, 4):
+        sample = draw_sample(1, number, 64, PROGRAMS)
+        assert sample.planes.shape == (len(PLANES), 64, 64)
+        assert 0 < sample.mask.mean() < 1
+        assert sample.planes[PLANES.index("region")].any()
+
+
+def test_seeds_and_numbers_differ():
+    content = {draw_sample(seed, number, 64, PROGRAMS).planes.tobytes() for seed in (0, 1) for number in range(4)}
+
+    assert len(content) == 8
+
+
+def test_the_cache_changes_no_sample(tmp_path):
+    plain, cached = task(), task(cache=str(tmp_path))
+    fill_cache(cached, range(1))
+
+    for index in range(6):
+        expected = plain.sample(index)
+        for _ in range(2):
+            found = cached.sample(index)
+            assert found.planes.tobytes() == expected.planes.tobytes()
+            assert found.mask.tobytes() == expected.mask.tobytes()
+
+
+def test_mirroring_turns_motion_and_mask_along():
+    drawn = task().drawn_sample(0)
+    visits = [task(seed=0).sample(index) for index in range(12)]
+
+    masks = {visit.mask.tobytes() for visit in visits}
+    assert drawn.mask.tobytes() in masks
+    assert drawn.mask[:, ::-1].tobytes() in masks
+
+
+def test_validation_uses_other_texture_programs():
+    assert not set(PROGRAMS) & set(HELD_OUT_PROGRAMS)
+
+
+def test_the_loss_falls_and_a_perfect_mask_has_a_small_one():
+    trainer = Trainer(task(seed=5), Optimisation(steps=20, batch_size=2, learning_rate=3e-3), device="cpu")
+    batch = trainer.task.collate([trainer.task.drawn_sample(0), trainer.task.drawn_sample(4)])
+
+    losses = [trainer.advance([batch]).loss for _ in range(20)]
+
+    assert losses[-1] < 0.75 * losses[0]
+
+
+def test_runs_of_the_same_seed_end_with_the_same_weights():
+    def train():
+        trainer = Trainer(task(), Optimisation(steps=2, batch_size=2, learning_rate=1e-3, ema_decay=0.9), device="cpu")
+        for step in range(2):
+            trainer.advance([trainer.task.collate([trainer.task.sample(2 * step + k) for k in range(2)])])
+        return trainer.weights()
+
+    first, second = train(), train()
+
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_validation_says_how_good_mask_and_quality_are():
+    model = task().build().eval()
+
+    found = task().validate(model)
+
+    assert set(found) == {"iou", "recall_70", "quality_error", "quality_spearman"}
+    assert 0 <= found["iou"] <= 1
+    assert found == task().validate(model)
+
+
+@pytest.mark.slow
+def test_many_samples_are_sound():
+    areas, fills = [], []
+    for number in range(0, 800, 4):
+        sample = draw_sample(7, number, 64, PROGRAMS)
+        region = sample.planes[PLANES.index("box")] > 0
+        areas.append(sample.mask.mean())
+        if region.any():
+            fills.append(sample.mask[region].mean())
+
+    assert np.quantile(areas, 0.02) > 0.005
+    assert np.quantile(areas, 0.98) < 0.7
+    assert 0.35 < np.mean(fills) < 0.55
