@@ -57,7 +57,11 @@ class BatchLoader:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._batches = None  # ends the processes
+        self.close()
+
+    def close(self) -> None:
+        """End the processes."""
+        self._batches = None
 
     def next_step(self) -> list[Batch]:
         """Return the pieces of the next step.

@@ -12,9 +12,9 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
-from rayvos.errors import UsageError
+from rayvos.errors import RayvosError, UsageError
 
-__all__ = ["FlatGradients", "Share", "share_moving_statistics"]
+__all__ = ["FlatGradients", "Share", "raise_anywhere", "share_moving_statistics", "told_by_first"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,3 +99,29 @@ def share_moving_statistics(model: nn.Module, size: int) -> None:
                 assert statistic is not None
                 torch.distributed.all_reduce(statistic)
                 statistic /= size
+
+
+def raise_anywhere(error: RayvosError | None, size: int) -> None:
+    """Raise the error of the first worker that has one, on all workers; every worker has to call it.
+
+    Raises:
+        RayvosError: a worker has one.
+    """
+    if size == 1:
+        if error is not None:
+            raise error
+        return
+    errors: list[RayvosError | None] = [None] * size
+    torch.distributed.all_gather_object(errors, error)
+    for found in errors:
+        if found is not None:
+            raise found
+
+
+def told_by_first(flag: bool, share: Share, device: torch.device) -> bool:
+    """Return what the first worker says, on all workers; every worker has to call it."""
+    if share.size == 1:
+        return flag
+    told = torch.tensor([float(flag)], device=device)
+    torch.distributed.broadcast(told, src=0)
+    return bool(told.item())

@@ -24,10 +24,10 @@ import torch
 from torch import Tensor, nn
 
 from rayvos.engines.devices import find_device
-from rayvos.errors import RunError, WeightsError, choose
+from rayvos.errors import RayvosError, RunError, WeightsError, choose
 from rayvos.models.weights import save_weights
 from rayvos.training.optimising import average_into, build_optimiser, learning_rate_factor
-from rayvos.training.sharing import FlatGradients, Share, share_moving_statistics
+from rayvos.training.sharing import FlatGradients, Share, raise_anywhere, share_moving_statistics
 from rayvos.training.state import TrainingState, check_identity
 from rayvos.training.task import Batch, Optimisation, TrainingTask
 
@@ -113,23 +113,35 @@ class Trainer:
         if optimisation.ema_decay:
             self._average = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
 
-    def advance(self, batches: Sequence[Batch]) -> StepReport:
+    def advance(self, batches: Sequence[Batch] | RayvosError) -> StepReport:
         """Do one step.
 
         Args:
-            batches: this worker's pieces, as `BatchLoader.next_step` gives them.
+            batches: this worker's pieces, as `BatchLoader.next_step` gives them, or the error it raised: so that the
+                other workers, which wait for this one, learn of it.
 
         Raises:
             RunError: the loss or its gradient is not a finite number; names the step and the samples.
+            RayvosError: what a worker could not read or compute; the same on all workers.
         """
         assert self.step < self.optimisation.steps, "the run is done"
-        assert len(batches) == self.share.accumulate
         self.model.train()
         self._gradients.clear()
-        stats = [self._accumulate(number, batch) for number, batch in enumerate(batches)]
+        stats: list[Mapping[str, float]] = []
+        error = batches if isinstance(batches, RayvosError) else None
+        if not isinstance(batches, RayvosError):
+            assert len(batches) == self.share.accumulate
+            try:
+                stats = [self._accumulate(number, batch) for number, batch in enumerate(batches)]
+            except RayvosError as found:
+                error = found
+        if error is not None:
+            self._gradients.note_loss(self.share.rank * self.share.accumulate, torch.tensor(math.nan))
         losses = self._gradients.share(self.share.size)
         share_moving_statistics(self.model, self.share.size)
-        self._check_finite(losses)
+        if not losses.isfinite().all():
+            raise_anywhere(error, self.share.size)
+            raise self._not_finite(losses)
         rate = self.optimisation.learning_rate * learning_rate_factor(self.optimisation, self.step)
         norm = self._change_weights(rate)
         self.step += 1
@@ -151,15 +163,14 @@ class Trainer:
                 self._scaler.scale(loss / self.share.num_pieces).backward()  # type: ignore[no-untyped-call]
         return result.stats
 
-    def _check_finite(self, losses: Tensor) -> None:
+    def _not_finite(self, losses: Tensor) -> RunError:
         wrong = (~losses.isfinite()).nonzero().flatten().tolist()
-        if wrong:
-            samples = [self.share.piece(self.step, self.optimisation.batch_size, number) for number in wrong]
-            named = ", ".join(f"{piece.start}–{piece.stop - 1}" for piece in samples)
-            raise RunError(
-                f"training: step {self.step + 1}: the loss of samples {named} is {losses[wrong[0]].item()}; "
-                "lower the learning rate, warm up longer, or look at these samples"
-            )
+        samples = [self.share.piece(self.step, self.optimisation.batch_size, number) for number in wrong]
+        named = ", ".join(f"{piece.start}–{piece.stop - 1}" for piece in samples)
+        return RunError(
+            f"training: step {self.step + 1}: the loss of samples {named} is {losses[wrong[0]].item()}; "
+            "lower the learning rate, warm up longer, or look at these samples"
+        )
 
     def _change_weights(self, rate: float) -> float:
         """Let the optimiser take the gradient; return its norm.

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rayvos.engines.options import fill_options
 from rayvos.errors import InputError
+from rayvos.training.registry import TrainingPlan, TrainingRequest
 from rayvos.training.task import LossResult, Optimisation
 
-__all__ = ["TinyBatch", "TinyTask", "tiny_optimisation"]
+__all__ = ["TinyBatch", "TinyTask", "plan_tiny", "tiny_optimisation"]
 
 
 @dataclass(frozen=True)
@@ -88,3 +90,9 @@ def tiny_optimisation(**changes: Any) -> Optimisation:
     return Optimisation(
         **{"steps": 12, "batch_size": 8, "learning_rate": 0.01, "warmup_steps": 2, "ema_decay": 0.9, **changes}
     )
+
+
+def plan_tiny(request: TrainingRequest) -> TrainingPlan:
+    """Plan the task for `rayvos train tests.training.tiny_task:plan_tiny`; options are fields of `TinyTask`."""
+    task = fill_options(TinyTask, {"seed": request.seed, **request.options}, kind="option of task 'tiny'")
+    return TrainingPlan(task=task, optimisation=request.optimisation(tiny_optimisation()))
