@@ -6,7 +6,7 @@ import atexit
 import shutil
 import tempfile
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -36,6 +36,9 @@ class LabelOptions:
     """What labels: `cut` (no weights), `box2seg`, `sta`, `stcn`, or your own `package.module:Class`."""
     cues: str | None = None
     """Cues of the engine `cut`; short for --option cues=CUES."""
+    finetune: Annotated[bool, Parameter(negative="")] = False
+    """Sharpen the network for each object with the masks that a person gave of it, in turn; --option finetune=middle
+    or first takes one of them, --option finetune_steps=N other than 300 steps."""
     calibration: str | None = None
     """Maps scores to IoUs, see `rayvos eval calibration --fit`; default: FILE.calibration.json beside the weights
     FILE.safetensors, if it is there; `none`: the engine's own scores."""
@@ -91,6 +94,8 @@ def label_job(source: str, run: RunOptions, options: LabelOptions = DEFAULTS, *,
     engine_options = parse_options(run.option)
     if options.cues is not None:
         engine_options["cues"] = options.cues
+    if options.finetune:
+        engine_options.setdefault("finetune", "all")
     return LabelJob(
         manifest=_manifest(source, options, folder),
         engine=EngineChoice(options.engine, engine_options, run.weights, run.device, run.seed, options.calibration),

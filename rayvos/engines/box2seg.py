@@ -15,25 +15,35 @@ Tensor layouts: B batch, C channels, H height, W width.
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from rayvos.annotations.records import Box, Clip
 from rayvos.engines.base import EngineNeeds, FrameReader, Label
+from rayvos.engines.box2seg_tuning import Box2SegSamples, encode_crop, read_examples
 from rayvos.engines.devices import find_device, single_threads
+from rayvos.engines.finetune import (
+    FinetuneMasks,
+    finetune_network,
+    masked_objects,
+    object_generator,
+    tune_objects,
+    tuning_masks,
+)
 from rayvos.engines.scores import mean_margin, predicted_iou
 from rayvos.errors import UsageError, WeightsError, choose
 from rayvos.masks.agreement import box_agreement
-from rayvos.masks.boxes import Margin, crop_around, paint_guidance, paste_probability, round_box
+from rayvos.masks.boxes import Margin, crop_around, paste_probability, round_box
 from rayvos.masks.components import drop_specks
 from rayvos.models.box2seg import Box2Seg, normalise_crops
 from rayvos.models.layers import fold_batch_norms
@@ -62,9 +72,22 @@ class Box2SegConfig:
     """Arithmetic of the network; the halves are faster on GPUs and change labels slightly."""
     batch_size: int | None = None
     """Crops per forward pass; None: 1 on a CPU, 32 on a GPU."""
+    finetune: FinetuneMasks = "none"
+    """Sharpen the network for each object with `all` its masks in turn, the `middle` one, or the `first`."""
+    finetune_steps: int = 300
+    """Steps of the sharpening."""
+    finetune_rate: float = 1e-5
+    """Learning rate of the sharpening."""
+    seed: int = 0
+    """Of the sharpening's random numbers."""
 
     def __post_init__(self) -> None:
         choose("precision", self.precision, ("float32", "bfloat16", "float16"))
+        choose("finetune", self.finetune, get_args(FinetuneMasks))
+        if self.finetune_steps < 1 or not self.finetune_rate > 0:
+            raise UsageError(
+                f"finetune_steps {self.finetune_steps}, finetune_rate {self.finetune_rate}: expected numbers above 0"
+            )
         if self.batch_size is not None and self.batch_size < 1:
             raise UsageError(f"batch_size: expected at least 1, found {self.batch_size}")
         if self.margin is not None:
@@ -81,6 +104,8 @@ class _Crop:
     """The box with its margin, clipped to the frame."""
     box: NDArray[np.float32]
     """The box as it was given."""
+    network: nn.Module
+    """The one that answers it: the base network, or the one sharpened for its object."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,6 +167,8 @@ class Box2SegEngine:
             )
         self.weights = info.digest
         self._size = model.size
+        # Folded batch norms can neither be trained nor frozen: sharpening starts from a network that has them.
+        self._trainable = None if self._config.finetune == "none" else copy.deepcopy(network)
         self._network = fold_batch_norms(network).requires_grad_(False)
         self._network_bytes = sum(parameter.nbytes for parameter in self._network.parameters())
         self._one_pass = threading.Lock()
@@ -151,19 +178,27 @@ class Box2SegEngine:
 
         The device is left out: it changes labels by rounding only, and a run may go on where the GPU is not.
         """
-        return asdict(self._config)
+        options = asdict(self._config)
+        if self._config.finetune == "none":
+            for name in ("finetune", "finetune_steps", "finetune_rate", "seed"):
+                del options[name]  # labels do not depend on them
+        return options
 
     def needs(self) -> EngineNeeds:
         """Return what planning and scheduling must know; seconds measured with backbone `tiny` at 385x385."""
         on_gpu = find_device(self._device_name, check=False).type == "cuda"
+        tunes = self._config.finetune != "none"
+        seconds_per_step = 0.05 if on_gpu else 0.5
         return EngineNeeds(
-            halo=0,
+            halo=None if tunes else 0,  # a mask anywhere in the clip sharpens the labels of all of it
             seconds_per_frame=0.004,
             seconds_per_label=0.01 if on_gpu else 0.13,
+            seconds_per_masked_object=seconds_per_step * self._config.finetune_steps if tunes else 0.0,
             num_cpus=4 if on_gpu else 1,
             # `auto` on a machine without a GPU may be planning for a cluster that has some.
             num_gpus=0 if self._device_name == "cpu" else 1,
-            memory_bytes=((3 if on_gpu else 1) << 30) + 4 * self._network_bytes,
+            # Sharpened networks stay until the clip is done; one in the making has gradients and two moments.
+            memory_bytes=((3 if on_gpu else 1 + tunes) << 30) + (20 if tunes else 4) * self._network_bytes,
         )
 
     def label(self, clip: Clip, images: FrameReader, frames: range) -> Iterator[Label]:
@@ -178,16 +213,46 @@ class Box2SegEngine:
         """
         device = find_device(self._device_name)
         self._network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        networks = self._sharpened(clip, images, device)
         with single_threads(device, "box2seg") as (pool, num_workers):
             pending: deque[tuple[_Batch, Future[list[_Found]]]] = deque()
-            for batch in self._batches(clip, images, frames, device):
+            for batch in self._batches(clip, images, frames, device, networks):
                 pending.append((batch, pool.submit(self._segment, batch, device)))
                 if len(pending) > num_workers:
                     yield from _labels(*pending.popleft(), clip)
             while pending:
                 yield from _labels(*pending.popleft(), clip)
 
-    def _batches(self, clip: Clip, images: FrameReader, frames: range, device: torch.device) -> Iterator[_Batch]:
+    def _sharpened(self, clip: Clip, images: FrameReader, device: torch.device) -> dict[int, nn.Module]:
+        """Return the networks of the objects of which a person gave masks."""
+        if self._trainable is None:
+            return {}
+        config, base = self._config, self._trainable
+        base.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        masks = [mask for object_id in masked_objects(clip) for mask in tuning_masks(clip, object_id, config.finetune)]
+        examples = read_examples(clip, images, masks, self._margin)
+
+        def job(object_id: int) -> Callable[[], nn.Module]:
+            draw = Box2SegSamples(examples[object_id], self._margin, self._size)
+            return lambda: fold_batch_norms(
+                finetune_network(
+                    base, draw,
+                    num_masks=len(examples[object_id]), logits=_object_logits, steps=config.finetune_steps,
+                    learning_rate=config.finetune_rate,
+                    generator=object_generator(config.seed, clip.clip_id, object_id),
+                )
+            )  # fmt: skip
+
+        return tune_objects({object_id: job(object_id) for object_id in examples}, device)
+
+    def _batches(
+        self,
+        clip: Clip,
+        images: FrameReader,
+        frames: range,
+        device: torch.device,
+        networks: Mapping[int, nn.Module],
+    ) -> Iterator[_Batch]:
         """Cut the rows of the result into batches, each with at most as many crops as one forward pass takes."""
         size = self._config.batch_size or (GPU_BATCH if device.type == "cuda" else CPU_BATCH)
         boxes = {(box.frame, box.object_id): box for box in clip.boxes if box.visible and box.frame in frames}
@@ -201,7 +266,7 @@ class Box2SegEngine:
                 if image is None or box is None:
                     batch.rows.append((frame, object_id, Label(frame, object_id, None)))
                 else:
-                    self._add(batch, box, image)
+                    self._add(batch, box, image, networks.get(object_id, self._network))
                 if len(batch.crops) == size or len(batch.rows) == ROWS_PER_BATCH:
                     yield batch
                     batch = self._empty_batch(size)
@@ -210,7 +275,7 @@ class Box2SegEngine:
     def _empty_batch(self, size: int) -> _Batch:
         return _Batch(np.zeros((size, self._size, self._size, 4), np.uint8), [], [])
 
-    def _add(self, batch: _Batch, box: Box, image: NDArray[np.uint8]) -> None:
+    def _add(self, batch: _Batch, box: Box, image: NDArray[np.uint8], network: nn.Module) -> None:
         """Encode one box into the batch."""
         height, width = image.shape[:2]
         corners = np.array([box.x0, box.y0, box.x1, box.y1], np.float32)
@@ -220,12 +285,9 @@ class Box2SegEngine:
             label = Label(box.frame, box.object_id, empty, 0.0, {"box_outside": 1.0})
             batch.rows.append((box.frame, box.object_id, label))
             return
-        crop = _Crop(pixels, crop_around(pixels, self._margin, height, width), corners)
+        crop = _Crop(pixels, crop_around(pixels, self._margin, height, width), corners, network)
         x0, y0, x1, y1 = crop.area
-        target = batch.inputs_BHWC[len(batch.crops)]
-        resized = cv2.resize(image[y0:y1, x0:x1], (self._size, self._size), interpolation=cv2.INTER_LINEAR)
-        target[..., :3] = resized
-        target[..., 3] = paint_guidance(pixels, crop.area, self._size)
+        batch.inputs_BHWC[len(batch.crops)] = encode_crop(image[y0:y1, x0:x1], pixels, crop.area, self._size)
         batch.crops.append(crop)
         batch.rows.append((box.frame, box.object_id, crop))
 
@@ -233,23 +295,27 @@ class Box2SegEngine:
         """Answer the crops of one batch; runs in a worker."""
         if not batch.crops:
             return []
-        if device.type != "cuda":
-            probabilities = self._probabilities(batch.inputs_BHWC, device)
-        else:
+        # Each network sees the whole batch, whose size decides what is computed, and answers its own crops.
+        networks = list({id(crop.network): crop.network for crop in batch.crops}.values())
+        answers = {}
+        for network in networks:
+            if device.type != "cuda":
+                answers[id(network)] = self._probabilities(network, batch.inputs_BHWC, device)
+                continue
             # One pass at a time: activations of several would add up, and these settings are the process's.
             settings = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
             with self._one_pass, settings:
-                probabilities = self._probabilities(batch.inputs_BHWC, device)
-        return [self._find(crop, found) for crop, found in zip(batch.crops, probabilities, strict=False)]
+                answers[id(network)] = self._probabilities(network, batch.inputs_BHWC, device)
+        return [self._find(crop, answers[id(crop.network)][place]) for place, crop in enumerate(batch.crops)]
 
-    def _probabilities(self, crops_BHWC: NDArray[np.uint8], device: torch.device) -> NDArray[np.float32]:
+    def _probabilities(
+        self, network: nn.Module, crops_BHWC: NDArray[np.uint8], device: torch.device
+    ) -> NDArray[np.float32]:
         """Return the object's probability (B, height, width)."""
         half = None if self._config.precision == "float32" else getattr(torch, self._config.precision)
         with torch.inference_mode(), torch.autocast(device.type, dtype=half, enabled=half is not None):
             inputs_BCHW = normalise_crops(torch.from_numpy(crops_BHWC).to(device))
-            logits_BCHW = self._network(inputs_BCHW).float()
-            # The softmax of two logits, for the second one.
-            probability_BHW = torch.sigmoid(logits_BCHW[:, 1] - logits_BCHW[:, 0])
+            probability_BHW = torch.sigmoid(_object_logits(network, inputs_BCHW))
         found: NDArray[np.float32] = probability_BHW.cpu().numpy()
         return found
 
@@ -268,6 +334,12 @@ class Box2SegEngine:
             "margin": mean_margin(fitted, inside),
         }
         return _Found(mask, quality)
+
+
+def _object_logits(network: nn.Module, inputs_BCHW: Tensor) -> Tensor:
+    """Return the logit (B, H, W) whose sigmoid is the softmax of the network's two, for the second one."""
+    logits_BCHW = network(inputs_BCHW).float()
+    return cast(Tensor, logits_BCHW[:, 1] - logits_BCHW[:, 0])
 
 
 def _labels(batch: _Batch, answer: Future[list[_Found]], clip: Clip) -> Iterator[Label]:
