@@ -22,11 +22,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rayvos.engines.guidance import UNIT
+from rayvos.engines.options import fill_options
+from rayvos.errors import UsageError, choose
 from rayvos.models.guided import PLANES, Guided, GuidedModel, GuidedOutput
+from rayvos.models.registry import load_model
+from rayvos.models.weights import load_state
 from rayvos.training.guided_samples import GENERATOR_VERSION, GuidedSample, draw_sample
+from rayvos.training.registry import TrainingPlan, TrainingRequest
 from rayvos.training.task import LossResult, Optimisation
 
-__all__ = ["HELD_OUT_PROGRAMS", "PROGRAMS", "RECIPES", "GuidedBatch", "GuidedTask", "fill_cache", "planes_to_input"]
+__all__ = [
+    "HELD_OUT_PROGRAMS",
+    "PROGRAMS",
+    "RECIPES",
+    "GuidedBatch",
+    "GuidedOptions",
+    "GuidedTask",
+    "fill_cache",
+    "plan_guided",
+    "planes_to_input",
+]
 
 PROGRAMS = ("fractal", "dead_leaves", "stripes", "gradient", "foliage", "strokes")
 HELD_OUT_PROGRAMS = ("cells", "bricks")
@@ -91,6 +106,8 @@ class GuidedTask:
     """Samples of held-out programs that say how good the network is."""
     cache: str | None = None
     """Folder for drawn samples, 0.4 MB each; None: they are drawn at every visit. Changes no result."""
+    initial: str | None = None
+    """Weights to begin with, of the same network; None: random ones."""
 
     def options(self) -> Mapping[str, Any]:
         """Return all that the learnt weights depend on besides the optimisation."""
@@ -101,6 +118,7 @@ class GuidedTask:
             "reuse": self.reuse,
             "window": self.window,
             "num_validation": self.num_validation,
+            "initial": None if self.initial is None else load_model(self.initial, architecture="guided")[1].digest,
         }
 
     def model_config(self) -> Mapping[str, Any]:
@@ -108,10 +126,18 @@ class GuidedTask:
         return {**asdict(self.model), "widths": list(self.model.widths)}
 
     def build(self) -> nn.Module:
-        """Return the network with weights drawn from the seed."""
+        """Return the network with its initial weights, or with weights drawn from the seed.
+
+        Raises:
+            WeightsError: the initial weights are missing, damaged or of another network.
+        """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            return Guided(self.model).to(memory_format=torch.channels_last)
+            network = Guided(self.model).to(memory_format=torch.channels_last)
+        if self.initial is not None:
+            loaded, _ = load_model(self.initial, architecture="guided")
+            load_state(network, loaded.state_dict(), where=self.initial)
+        return network
 
     def parameter_groups(self, model: nn.Module) -> Sequence[Mapping[str, Any]]:
         """Return all weights, in one group."""
@@ -209,6 +235,45 @@ def _iou(found_BHW: Tensor, truth_BHW: Tensor) -> Tensor:
 def _rank_correlation(a: Tensor, b: Tensor) -> float:
     ranks = torch.stack([a.argsort().argsort(), b.argsort().argsort()]).double()
     return float(torch.corrcoef(ranks)[0, 1])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuidedOptions:
+    """Options of the task `guided`."""
+
+    size: int = 128
+    """Height and width of the crop in pixels, a multiple of 32."""
+    reuse: int = 6
+    """Visits per generated sample."""
+    window: int = 8192
+    """Samples among which a visit chooses."""
+    num_validation: int = 256
+    """Samples of held-out texture programs to validate on."""
+    cache: str | None = None
+    """Folder for generated samples, 0.4 MB each; none: they are drawn at every visit. Changes no result."""
+
+
+def plan_guided(request: TrainingRequest) -> TrainingPlan:
+    """Return the plan of `rayvos train guided`.
+
+    Raises:
+        UsageError: the recipe or an option is unknown, a value is not possible, or data are given.
+        WeightsError: the initial weights are missing, damaged or of another network.
+    """
+    if request.data or request.validation:
+        raise UsageError("task 'guided' learns from generated clips; leave out the data")
+    options = fill_options(GuidedOptions, request.options, kind="option of task 'guided'")
+    task = GuidedTask(
+        seed=request.seed,
+        model=GuidedModel(size=options.size),
+        reuse=options.reuse,
+        window=options.window,
+        num_validation=options.num_validation,
+        cache=options.cache,
+        initial=request.weights,
+    )
+    recipe = RECIPES[choose("recipe", request.recipe, RECIPES)]
+    return TrainingPlan(task=task, optimisation=request.optimisation(recipe))
 
 
 def fill_cache(task: GuidedTask, numbers: range) -> None:

@@ -19,7 +19,9 @@ from rayvos.training.task import Optimisation, TrainingTask
 
 __all__ = ["TASKS", "TrainingPlan", "TrainingRequest", "plan_training"]
 
-TASKS: Mapping[str, str] = {}
+TASKS: Mapping[str, str] = {
+    "guided": "rayvos.training.guided_task:plan_guided",
+}
 """Name → `module:function` of the planner."""
 
 

@@ -2,9 +2,12 @@ import numpy as np
 import pytest
 import torch
 
+from rayvos.errors import UsageError
 from rayvos.models.guided import PLANES, GuidedModel
+from rayvos.models.weights import save_weights
 from rayvos.training.guided_samples import draw_sample
 from rayvos.training.guided_task import HELD_OUT_PROGRAMS, PROGRAMS, GuidedTask, fill_cache
+from rayvos.training.registry import TrainingRequest, plan_training
 from rayvos.training.steps import Trainer
 from rayvos.training.task import Optimisation
 
@@ -92,6 +95,35 @@ def test_validation_says_how_good_mask_and_quality_are():
     assert set(found) == {"iou", "recall_70", "quality_error", "quality_spearman"}
     assert 0 <= found["iou"] <= 1
     assert found == task().validate(model)
+
+
+def test_the_registry_plans_a_run_from_words():
+    request = TrainingRequest(recipe="short", seed=4, steps=20, options={"size": "64", "cache": "somewhere"})
+
+    plan = plan_training("guided", request)
+
+    assert plan.task.model.size == 64
+    assert plan.task.seed == 4
+    assert plan.optimisation.steps == 20
+    assert "cache" not in plan.task.options()
+
+
+@pytest.mark.parametrize(
+    "request_", [TrainingRequest(recipe="long"), TrainingRequest(data=("x",)), TrainingRequest(options={"sise": "64"})]
+)
+def test_what_cannot_be_planned_is_refused(request_):
+    with pytest.raises(UsageError):
+        plan_training("guided", request_)
+
+
+def test_a_run_may_begin_with_the_weights_of_another(tmp_path):
+    first, path = task(seed=1), str(tmp_path / "first.safetensors")
+    save_weights(path, first.build().state_dict(), architecture="guided", model=first.model_config())
+
+    begun = task(seed=2, initial=path)
+
+    assert torch.equal(begun.build().mask.weight, first.build().mask.weight)
+    assert begun.options()["initial"]
 
 
 @pytest.mark.slow
