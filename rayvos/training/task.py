@@ -77,8 +77,10 @@ class Optimisation:
 class TrainingTask(Protocol):
     """What is learnt from what. Picklable and small: every worker gets its own; data is opened on first use."""
 
-    architecture: str
-    """Name of the network in `rayvos.models.registry`."""
+    @property
+    def architecture(self) -> str:
+        """Name of the network in `rayvos.models.registry`."""
+        ...
 
     def options(self) -> Mapping[str, Any]:
         """Return all that the learnt weights depend on besides `Optimisation`, as plain JSON values."""
@@ -108,7 +110,7 @@ class TrainingTask(Protocol):
         """Put samples together."""
         ...
 
-    def loss(self, model: nn.Module, batch: Batch, step: int) -> LossResult:
+    def loss(self, model: nn.Module, batch: Any, step: int) -> LossResult:
         """Return the loss of a batch; `step` counts finished optimiser steps, for schedules inside losses."""
         ...
 
