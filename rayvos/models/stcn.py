@@ -25,7 +25,8 @@ from rayvos.models.winograd import WinogradConv2d
 __all__ = ["STCN", "FrameFeatures", "aggregate", "build_stcn", "read_memory"]
 
 KEY_CHANNELS = 64
-VALUE_CHANNELS = 512
+WIDTH = 64  # channels of the first convolution; all others are multiples of it
+VALUE_CHANNELS = 8 * WIDTH
 PROBABILITY_EPSILON = 1e-7  # official soft aggregation
 OBJECTS_AT_ONCE = 8  # in one pass: bounds the activations, about 0.2 GB an object at 480x864
 
@@ -127,13 +128,13 @@ def _split_conv(conv: nn.Conv2d, own_KCHW: Tensor, shared_BCHW: Tensor, split: i
 class _KeyEncoder(nn.Module):
     """ResNet-50 up to stage 3."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
-        self.res2 = _stage(64, 64, 3, 1)
-        self.layer2 = _stage(256, 128, 4, 2)
-        self.layer3 = _stage(512, 256, 6, 2)
+        self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.res2 = _stage(width, width, 3, 1)
+        self.layer2 = _stage(4 * width, 2 * width, 4, 2)
+        self.layer3 = _stage(8 * width, 4 * width, 6, 2)
 
     def forward(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(image_BCHW))), 3, 2, 1)
@@ -189,11 +190,12 @@ class _CBAM(nn.Module):
 
 
 class _FeatureFuser(nn.Module):
-    def __init__(self, attention: bool) -> None:
+    def __init__(self, width: int, attention: bool) -> None:
         super().__init__()
-        self.block1 = _ResBlock(256 + 1024, VALUE_CHANNELS)
-        self.attention = _CBAM(VALUE_CHANNELS) if attention else None
-        self.block2 = _ResBlock(VALUE_CHANNELS, VALUE_CHANNELS)
+        channels = 8 * width
+        self.block1 = _ResBlock(4 * width + 16 * width, channels)
+        self.attention = _CBAM(channels) if attention else None
+        self.block2 = _ResBlock(channels, channels)
 
     def forward(self, value_KChw: Tensor, f16_BChw: Tensor) -> Tensor:
         x = self.block1.forward_split(value_KChw, f16_BChw)
@@ -206,14 +208,15 @@ class _FeatureFuser(nn.Module):
 class _ValueEncoder(nn.Module):
     """ResNet-18 up to stage 3 on image, own mask and the other objects' mask, fused with the key features."""
 
-    def __init__(self, attention: bool) -> None:
+    def __init__(self, width: int, attention: bool) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(5, 64, 7, 2, 3)
-        self.bn1 = nn.BatchNorm2d(64)
-        self.layer1 = nn.Sequential(_BasicBlock(64, 64, 1), _BasicBlock(64, 64, 1))
-        self.layer2 = nn.Sequential(_BasicBlock(64, 128, 2), _BasicBlock(128, 128, 1))
-        self.layer3 = nn.Sequential(_BasicBlock(128, 256, 2), _BasicBlock(256, 256, 1))
-        self.fuser = _FeatureFuser(attention)
+        w4, w8, w16 = width, 2 * width, 4 * width
+        self.conv1 = nn.Conv2d(5, w4, 7, 2, 3)
+        self.bn1 = nn.BatchNorm2d(w4)
+        self.layer1 = nn.Sequential(_BasicBlock(w4, w4, 1), _BasicBlock(w4, w4, 1))
+        self.layer2 = nn.Sequential(_BasicBlock(w4, w8, 2), _BasicBlock(w8, w8, 1))
+        self.layer3 = nn.Sequential(_BasicBlock(w8, w16, 2), _BasicBlock(w16, w16, 1))
+        self.fuser = _FeatureFuser(width, attention)
 
     def forward(self, image_BCHW: Tensor, f16_BChw: Tensor, mask_K1HW: Tensor, others_K1HW: Tensor) -> Tensor:
         weight = self.conv1.weight
@@ -225,9 +228,9 @@ class _ValueEncoder(nn.Module):
 
 
 class _KeyProjection(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.key_proj = nn.Conv2d(1024, KEY_CHANNELS, 3, padding=1)
+        self.key_proj = nn.Conv2d(16 * width, KEY_CHANNELS, 3, padding=1)
 
     def forward(self, f16_BChw: Tensor) -> Tensor:
         out: Tensor = self.key_proj(f16_BChw)
@@ -247,12 +250,12 @@ class _UpsampleBlock(nn.Module):
 
 
 class _Decoder(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.compress = _ResBlock(1024, 512)
-        self.up_16_8 = _UpsampleBlock(512, 512, 256)
-        self.up_8_4 = _UpsampleBlock(256, 256, 256)
-        self.pred = nn.Conv2d(256, 1, 3, padding=1)
+        self.compress = _ResBlock(16 * width, 8 * width)
+        self.up_16_8 = _UpsampleBlock(8 * width, 8 * width, 4 * width)
+        self.up_8_4 = _UpsampleBlock(4 * width, 4 * width, 4 * width)
+        self.pred = nn.Conv2d(4 * width, 1, 3, padding=1)
 
     def forward(self, readout_KChw: Tensor, thin_BChw: Tensor, f8_BCHW: Tensor, f4_BCHW: Tensor) -> Tensor:
         x = self.compress.forward_split(readout_KChw, thin_BChw)
@@ -267,19 +270,28 @@ class STCN(nn.Module):
     Images are RGB, normalised by the ImageNet mean and deviation, their sides multiples of 16.
     """
 
-    def __init__(self, *, attention: bool = True) -> None:
+    def __init__(self, *, attention: bool = True, width: int = WIDTH) -> None:
         """Make a network with random weights.
 
         Args:
             attention: gate the fused values (CBAM); off: the official branch that has none.
+            width: channels of the first convolution, a multiple of 8; the official network has 64. Channels are
+                stated for 64 everywhere else.
         """
         super().__init__()
-        self.key_encoder = _KeyEncoder()
-        self.value_encoder = _ValueEncoder(attention)
-        self.key_proj = _KeyProjection()
-        self.key_comp = nn.Conv2d(1024, VALUE_CHANNELS, 3, padding=1)
-        self.decoder = _Decoder()
+        if width < 8 or width % 8:
+            raise WeightsError(f"stcn: width {width!r}: expected a multiple of 8")
+        self.model = {"attention": attention, **({} if width == WIDTH else {"width": width})}
+        self.key_encoder = _KeyEncoder(width)
+        self.value_encoder = _ValueEncoder(width, attention)
+        self.key_proj = _KeyProjection(width)
+        self.key_comp = nn.Conv2d(16 * width, 8 * width, 3, padding=1)
+        self.decoder = _Decoder(width)
         self.eval()
+
+    def configuration(self) -> dict[str, Any]:
+        """Return what `build_stcn` needs to build this network again."""
+        return dict(self.model)
 
     def train(self, mode: bool = True) -> STCN:
         """Stay in evaluation mode; gradients flow all the same."""
@@ -319,15 +331,15 @@ def build_stcn(model: Mapping[str, Any]) -> STCN:
     """Return a network with random weights.
 
     Args:
-        model: `{"attention": true}`, or false for the official branch without it.
+        model: `{"attention": true}`, or false for the official branch without it; `width`, where it is not 64.
 
     Raises:
         WeightsError: another key is there, from a newer version.
     """
-    unknown = sorted(set(model) - {"attention"})
+    unknown = sorted(set(model) - {"attention", "width"})
     if unknown:
         raise WeightsError(f"stcn: unknown model keys {', '.join(unknown)}; upgrade rayvos")
-    return STCN(attention=bool(model.get("attention", True)))
+    return STCN(attention=bool(model.get("attention", True)), width=int(model.get("width", WIDTH)))
 
 
 def read_memory(key_NC: Tensor, half_norm_N: Tensor, value_KNC: Tensor, query_QC: Tensor, top_k: int | None) -> Tensor:
