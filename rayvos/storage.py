@@ -10,23 +10,21 @@ by anybody else. Rename would replace a file that another process committed firs
 from __future__ import annotations
 
 import errno
-import logging
+import io
 import os
-import random
-import sys
 import tempfile
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, cast
 from urllib.parse import urlsplit
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from rayvos.errors import MissingPathError, PermissionDeniedError, StorageError, UsageError
+from rayvos.retries import failures, retrying, service_code
 from rayvos.url_policy import HTTP, check_url, guarded_http_client
 
 __all__ = [
@@ -46,17 +44,10 @@ __all__ = [
     "write_bytes",
 ]
 
-logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
-ATTEMPTS = 5  # an object store's short outages end within the some seconds that five attempts span
-FIRST_WAIT_S = 0.2
-# What a second attempt cannot heal: the caller, the name or the rights are wrong, not the moment.
-FINAL_ERRNOS = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG}
-# What the libraries behind URLs raise besides OSError, by the module that must be loaded for it.
-LIBRARY_ERRORS = (("aiohttp", "ClientError"), ("botocore.exceptions", "BotoCoreError"))
-BUSY_STATUS = {408, 425, 429}  # of HTTP; like 5xx, they say "later"
+READ_BUFFER = 256 << 10  # bytes; fsspec reads ahead in larger blocks below it
+PART_BYTES = 64 << 20  # larger objects travel in parts of this size, each tried again by itself
+REMOVALS = 5  # of one folder that others write into meanwhile
+CLOCK_CODES = {"RequestTimeTooSkewed", "RequestExpired"}
 
 
 def is_url(path: str) -> bool:
@@ -122,8 +113,12 @@ def naming(path: str, verb: str = "read") -> Iterator[None]:
             f"{path}: nothing is there to {verb}; check the path, or the URL's bucket and key"
         ) from error
     except PermissionError as error:
+        if service_code(error)[0] in CLOCK_CODES:
+            raise PermissionDeniedError(
+                f"{path}: could not {verb} it: this machine's clock differs too much from the store's; set it (NTP)"
+            ) from error
         raise PermissionDeniedError(f"{path}: no permission to {verb} it; check rights or credentials") from error
-    except _failures() as error:
+    except failures() as error:
         status = getattr(error, "status", None)  # of an HTTP answer
         refused = isinstance(getattr(error, "os_error", None), PermissionError)  # by our own policy, see url_policy
         if refused or status in (401, 403) or "Credentials" in type(error).__name__:
@@ -132,47 +127,48 @@ def naming(path: str, verb: str = "read") -> Iterator[None]:
         raise StorageError(f"{path}: could not {verb} it: {reason}") from error
 
 
-def _failures() -> tuple[type[Exception], ...]:
-    """Return the errors by which storage fails; those of a library that is not loaded cannot come up."""
-    loaded = [getattr(sys.modules[module], name) for module, name in LIBRARY_ERRORS if module in sys.modules]
-    return (OSError, *loaded)
-
-
-def _may_heal(error: Exception) -> bool:
-    """Tell whether the same request may succeed a moment later."""
-    if isinstance(error, FileNotFoundError | PermissionError):
-        return False
-    if isinstance(error, OSError):
-        return error.errno not in FINAL_ERRNOS
-    if type(error).__module__.startswith("botocore"):
-        return False  # botocore and s3fs have tried again by themselves
-    status = getattr(error, "status", None)
-    return status is None or status in BUSY_STATUS or status >= 500
-
-
-def retrying(action: Callable[[], T], *, attempts: int = ATTEMPTS, first_wait_s: float = FIRST_WAIT_S) -> T:
-    """Run `action`, again after growing waits while it fails in a way that may heal."""
-    for attempt in range(1, attempts + 1):
-        try:
-            return action()
-        except _failures() as error:
-            if attempt == attempts or not _may_heal(error):
-                raise
-            wait_s = first_wait_s * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
-            logger.warning("storage attempt=%d error=%s wait_s=%.2f", attempt, error, wait_s)
-            time.sleep(wait_s)
-    raise AssertionError("the last attempt returns or raises")
-
-
 def open_input(path: str) -> IO[bytes]:
-    """Open a file for reading bytes.
+    """Open a file for reading bytes; later reads of a remote one are tried again like all requests.
 
     Raises:
         StorageError: and its children, naming the path.
     """
     fs, inner = filesystem(path)
     with naming(path):
-        return retrying(lambda: fs.open(inner, "rb"))
+        file: IO[bytes] = retrying(lambda: fs.open(inner, "rb"), path=path)
+    if isinstance(fs, LocalFileSystem) or not file.seekable():
+        return file
+    return cast(IO[bytes], io.BufferedReader(_PatientFile(file, path), READ_BUFFER))
+
+
+class _PatientFile(io.RawIOBase):
+    """A remote file whose reads are tried again: a failed one leaves the position where it was."""
+
+    def __init__(self, file: IO[bytes], path: str) -> None:
+        super().__init__()
+        self._file = file
+        self._path = path
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = retrying(lambda: self._file.read(len(buffer)), path=self._path)
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def read_bytes(path: str) -> bytes:
@@ -183,7 +179,7 @@ def read_bytes(path: str) -> bytes:
     """
     fs, inner = filesystem(path)
     with naming(path):
-        return retrying(lambda: fs.cat_file(inner))  # type: ignore[no-any-return]
+        return retrying(lambda: fs.cat_file(inner), path=path)  # type: ignore[no-any-return]
 
 
 def exists(path: str) -> bool:
@@ -194,7 +190,7 @@ def exists(path: str) -> bool:
     """
     fs, inner = filesystem(path)
     with naming(path):
-        return bool(retrying(lambda: fs.exists(inner)))
+        return bool(retrying(lambda: fs.exists(inner), path=path))
 
 
 def list_folder(path: str) -> list[str]:
@@ -213,7 +209,7 @@ def list_folder(path: str) -> list[str]:
             return []
 
     with naming(path, "list"):
-        names = (str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in retrying(entries))
+        names = (str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in retrying(entries, path=path))
         return sorted(name for name in names if name)
 
 
@@ -230,7 +226,7 @@ def create_if_absent(path: str, data: bytes) -> bool:
     with naming(path, "write"):
         if isinstance(fs, LocalFileSystem):
             return retrying(lambda: _link_if_absent(Path(inner), data))
-        return retrying(lambda: _put_if_absent(fs, inner, data))
+        return retrying(lambda: _put_if_absent(fs, inner, data), path=path)
 
 
 def _link_if_absent(path: Path, data: bytes) -> bool:
@@ -282,7 +278,7 @@ def write_bytes(path: str, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
 
     with naming(path, "write"):
-        retrying(write)
+        retrying(write, path=path)
 
 
 @contextmanager
@@ -301,7 +297,7 @@ def open_output(path: str) -> Iterator[IO[bytes]]:
             with tempfile.NamedTemporaryFile() as file:
                 yield file
                 file.flush()
-                retrying(lambda: fs.put_file(file.name, inner))
+                retrying(lambda: fs.put_file(file.name, inner, **_in_parts(fs)), path=path)
             return
         target = Path(inner)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -314,6 +310,11 @@ def open_output(path: str) -> Iterator[IO[bytes]]:
             temporary.unlink(missing_ok=True)
 
 
+def _in_parts(fs: fsspec.AbstractFileSystem) -> dict[str, int]:
+    """Return the option by which a store uploads large files in parts; a broken-off upload leaves no parts behind."""
+    return {"chunksize": PART_BYTES} if "s3" in fs.protocol else {}
+
+
 def remove(path: str) -> None:
     """Remove a file or a folder with all inside it; nothing happens where it is not there, or no longer.
 
@@ -323,7 +324,7 @@ def remove(path: str) -> None:
     fs, inner = filesystem(path)
 
     def remove_now() -> None:
-        for _ in range(ATTEMPTS):
+        for _ in range(REMOVALS):
             fs.invalidate_cache()
             if not fs.exists(inner):
                 return
@@ -333,4 +334,4 @@ def remove(path: str) -> None:
         raise OSError(errno.EBUSY, "it is removed and made anew all the time", path)
 
     with naming(path, "remove"):
-        retrying(remove_now)
+        retrying(remove_now, path=path)

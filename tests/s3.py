@@ -11,6 +11,7 @@ import logging
 import socket
 import struct
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,12 +20,17 @@ from typing import Literal
 
 import pytest
 
-__all__ = ["SECRETS", "S3Proxy", "Trouble", "s3_bucket", "s3_proxy", "s3_server"]
+__all__ = ["SECRETS", "Refusal", "S3Proxy", "Trouble", "s3_bucket", "s3_proxy", "s3_server"]
 
 SECRETS = ("rayvos-test-key-id", "rayvos-test-secret-key")
 
-Trouble = Literal["500", "503", "reset", "cut"]
-"""An answer with this status; the connection reset instead of an answer; reset after half of the answer's body."""
+Trouble = Literal["500", "503", "reset", "cut", "slow"]
+"""An answer with this status; the connection reset instead of an answer; reset after half of the answer's body; the
+answer late."""
+Refusal = Literal["hang", "AccessDenied", "RequestTimeTooSkewed"]
+"""No answer for longer than anybody waits; a 403 for this reason."""
+
+SLOW_S, HANG_S = 0.5, 4.0
 
 
 @dataclass(frozen=True)
@@ -44,9 +50,9 @@ class S3Proxy:
     log: list[Request] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
     writing: threading.Lock = field(default_factory=threading.Lock)
-    _troubles: list[tuple[Trouble, str, str]] = field(default_factory=list)
+    _troubles: list[tuple[Trouble | Refusal, str, str]] = field(default_factory=list)
 
-    def fail(self, trouble: Trouble, times: int, *, method: str = "", path: str = "") -> None:
+    def fail(self, trouble: Trouble | Refusal, times: int, *, method: str = "", path: str = "") -> None:
         """Have the next requests of this method, whose path holds these words, fail."""
         with self.lock:
             self._troubles += [(trouble, method, path)] * times
@@ -61,7 +67,7 @@ class S3Proxy:
             self._troubles.clear()
             self.log.clear()
 
-    def next_trouble(self, method: str, path: str) -> Trouble | None:
+    def next_trouble(self, method: str, path: str) -> Trouble | Refusal | None:
         with self.lock:
             for position, (trouble, its_method, words) in enumerate(self._troubles):
                 if words in path and its_method in ("", method):
@@ -85,8 +91,18 @@ class _Handler(BaseHTTPRequestHandler):
             self.reset()
             return
         if trouble in ("500", "503"):
-            self.answer(int(trouble), {"Content-Type": "application/xml"}, b"<Error><Code>InternalError</Code></Error>")
+            self.answer_error(int(trouble), "InternalError")
             return
+        if trouble in ("AccessDenied", "RequestTimeTooSkewed"):
+            self.answer_error(403, trouble)
+            return
+        if trouble == "hang":
+            self.record(0)
+            time.sleep(HANG_S)
+            self.reset()
+            return
+        if trouble == "slow":
+            time.sleep(SLOW_S)
         if self.command == "GET" or self.command == "HEAD":
             status, headers, content = self.ask(body)
         else:
@@ -117,6 +133,10 @@ class _Handler(BaseHTTPRequestHandler):
             return found.status, dict(found.getheaders()), found.read()
         finally:
             connection.close()
+
+    def answer_error(self, status: int, code: str) -> None:
+        body = f"<Error><Code>{code}</Code><Message>{code}</Message></Error>"
+        self.answer(status, {"Content-Type": "application/xml"}, body.encode())
 
     def answer(self, status: int, headers: dict[str, str], content: bytes, *, cut: bool = False) -> None:
         self.record(status)

@@ -14,7 +14,7 @@ ORDER = [
     "training", "tuning", "pipelines", "review", "cli",
 ]  # fmt: skip
 # Below every room: names of failures, files by path or URL, and what protects both.
-SHARED = {"errors", "storage", "redaction", "url_policy"}
+SHARED = {"errors", "storage", "redaction", "retries", "url_policy"}
 RAY_ROOMS = {"training", "tuning", "pipelines"}
 NO_TORCH = {"masks", "annotations", "video"}
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -72,26 +72,6 @@ def test_a_failed_creation_leaves_nothing_behind(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_heals_is_tried_again_and_what_cannot_is_not():
-    calls: list[int] = []
-
-    def fails_twice() -> str:
-        calls.append(1)
-        if len(calls) < 3:
-            raise OSError(errno.EIO, "flaky")
-        return "done"
-
-    def denied() -> str:
-        calls.append(1)
-        raise PermissionError("no")
-
-    assert storage.retrying(fails_twice, first_wait_s=0.001) == "done"
-    assert len(calls) == 3
-    with pytest.raises(PermissionError):
-        storage.retrying(denied, first_wait_s=0.001)
-    assert len(calls) == 4
-
-
 def test_writing_replaces_and_listing_names_what_is_there(folder):
     path = storage.join(folder, "x.json")
     storage.write_bytes(path, b"1")

@@ -15,7 +15,6 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from rayvos import storage
 from rayvos.annotations.run_folder import RunFolder, read_labels
 from rayvos.errors import StorageError
 from rayvos.pipelines.label import LabelJob
@@ -54,8 +53,7 @@ class FailingFileSystem(MemoryFileSystem):  # type: ignore[misc]
 def failing_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     fsspec.register_implementation("failing", FailingFileSystem, clobber=True)
     monkeypatch.setenv("RAYVOS_URL_SCHEMES", "failing")
-    monkeypatch.setattr(storage, "FIRST_WAIT_S", 0.01)
-    monkeypatch.setattr(storage.retrying, "__kwdefaults__", {"attempts": 5, "first_wait_s": 0.01})
+    monkeypatch.setattr("rayvos.retries.time.sleep", lambda _: None)
     yield f"failing://{uuid.uuid4().hex}"
     FailingFileSystem.failures_left = 0
 

@@ -15,7 +15,7 @@ import ray
 
 from rayvos import storage
 from rayvos.annotations.manifest import ManifestFile
-from rayvos.annotations.run_folder import RunFolder, read_labels
+from rayvos.annotations.run_folder import RunFolder, read_dead_letters, read_labels
 from rayvos.cli.main import main
 from rayvos.pipelines.run_record import RunRecord
 from tests.conftest import moving_square, write_video
@@ -127,7 +127,8 @@ def test_what_cannot_be_read_or_written_twice_is_there_in_the_end(
 ) -> None:
     manifest, files = quiet
     for number, trouble in enumerate(get_args(Trouble)):
-        s3_proxy.fail(trouble, 2, method="GET", path=f"{number}/00001.jpg")
+        times = 1 if trouble == "slow" else 2
+        s3_proxy.fail(trouble, times, method="GET", path=f"{number}/00001.jpg")
     s3_proxy.fail("500", 2, method="PUT", path="/run/labels/")
     s3_proxy.fail("reset", 2, method="PUT", path="/run/labels/")
 
@@ -135,6 +136,22 @@ def test_what_cannot_be_read_or_written_twice_is_there_in_the_end(
 
     assert s3_proxy.failures_left == 0
     assert objects_below(f"{s3_bucket}/run/labels") == files
+
+
+def test_a_frame_that_is_refused_is_a_dead_letter_and_no_wrong_table(
+    s3_bucket: str, s3_proxy: S3Proxy, quiet: tuple[str, dict[str, bytes]], tmp_path: Path
+) -> None:
+    manifest, _ = quiet
+    out = f"{s3_bucket}/run"
+    s3_proxy.fail("AccessDenied", 1, method="GET", path="3/00001.jpg")
+
+    assert label(manifest, out) == 3
+
+    (letter,) = read_dead_letters(out).to_pylist()
+    assert letter["error"] == "permission_denied"
+    assert label(manifest, str(tmp_path / "quiet")) == 0
+    expected = labels_of(tmp_path / "quiet", without=(letter["clip_id"],))
+    assert read_labels(out).equals(expected)
 
 
 def start_driver(manifest: str, out: str) -> subprocess.Popen[str]:
