@@ -39,7 +39,7 @@ from rayvos.engines.sta_crops import cut_crop, paint_box, paste_logits, place_cr
 from rayvos.engines.sta_solve import FrameInput, Solved, StaRunner, Window
 from rayvos.engines.sta_windows import Sampling, window_of
 from rayvos.models.layers import resize_bilinear
-from rayvos.models.sta import DECODER_WIDTHS, STA, FrameCode, normalise_bgr
+from rayvos.models.sta import LEVELS, STA, FrameCode, normalise_bgr
 from rayvos.models.sta_checkpoint import load_sta
 from rayvos.models.weights import save_weights
 
@@ -347,7 +347,7 @@ def plain_response(x: Tensor, e: Tensor, w: Tensor, strength: Tensor) -> Tensor:
 def plain_decode(network: STA, layers: Mapping[str, Tensor], q: Tensor, size: Sequence[int]) -> Tensor:
     """Return logits (T, 1, H, W) by the decoder as the paper draws it."""
     decoder, deep = network.decoder, None
-    for name in DECODER_WIDTHS:
+    for name in LEVELS:
         reduced = decoder.TSE[name].reduce(layers[name])
         deep = reduced.mean(dim=(2, 3), keepdim=True) if deep is None else decoder.proj[name](deep)
         joined = torch.cat([reduced, resize_bilinear(q, reduced.shape[-2:], align_corners=False)], 1)

@@ -33,15 +33,13 @@ from rayvos.engines.sta_windows import RECIPES, Recipe, Sampling, WindowJob, pla
 from rayvos.errors import UsageError, WeightsError, choose
 from rayvos.masks.agreement import box_agreement
 from rayvos.masks.boxes import round_box
-from rayvos.models.sta import FrameCode
+from rayvos.models.sta import STRIDE, FrameCode
 from rayvos.models.sta_checkpoint import load_sta
 
 __all__ = ["StaConfig", "StaEngine"]
 
 Given = TypeVar("Given")
 Found = TypeVar("Found")
-
-STRIDE = 32  # of the deepest features: crops of other sizes would not line up with them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,10 +61,10 @@ class StaConfig:
     """Steps of each filter; the authors' 15."""
     context: float = 4.0
     """Extent of a crop in extents of its box; the authors' 4."""
-    height: int = 480
-    """Height of the network's input; a multiple of 32."""
-    width: int = 832
-    """Width of the network's input; a multiple of 32."""
+    height: int | None = None
+    """Height of the network's input, a multiple of 32; None: that of the crops it learnt from (the authors': 480)."""
+    width: int | None = None
+    """Width of the network's input, a multiple of 32; None: that of the crops it learnt from (the authors': 832)."""
     precision: Precision = "float32"
     """Arithmetic of convolutions; the halves are faster on GPUs and change labels slightly. Filters are float32."""
     memory_gb: float = 2.0
@@ -81,7 +79,7 @@ class StaConfig:
                 raise UsageError(f"{name}: expected at least 1, found {value}")
         for name in ("height", "width"):
             value = getattr(self, name)
-            if value < 2 * STRIDE or value % STRIDE:
+            if value is not None and (value < 2 * STRIDE or value % STRIDE):
                 raise UsageError(f"{name}: expected a multiple of {STRIDE} from {2 * STRIDE}, found {value}")
         if not 1 <= self.context <= 20:
             raise UsageError(f"context: expected 1 to 20 times the box, found {self.context}")
@@ -154,8 +152,9 @@ class StaEngine:
         self._config = config or StaConfig()
         self._device_name = device
         self._sampling = self._config.sampling()
-        self._size = (self._config.height, self._config.width)
         network, self.weights = load_sta(weights)
+        self._widths = network.model.widths
+        self._size = (self._config.height or network.model.height, self._config.width or network.model.width)
         self._runner = StaRunner(
             network, size=self._size, steps=self._config.iterations, precision=self._config.precision
         )
@@ -167,14 +166,14 @@ class StaEngine:
         """
         left_out = ("recipe", "memory_gb")
         own = {key: value for key, value in asdict(self._config).items() if key not in left_out}
-        return own | asdict(self._sampling)
+        return own | asdict(self._sampling) | {"height": self._size[0], "width": self._size[1]}
 
     def needs(self) -> EngineNeeds:
         """Return what planning and scheduling must know."""
         on_gpu = find_device(self._device_name, check=False).type == "cuda"
         # 0.8 s a label on one CPU core with 5 frames at 192x320; the time grows with the crop's area and, as one part
         # in about three depends on the frame alone, with the window. The GPU's seconds are a guess: measure yours.
-        share = self._config.height * self._config.width / (192 * 320) * (2 + self._sampling.window) / 7
+        share = self._size[0] * self._size[1] / (192 * 320) * (2 + self._sampling.window) / 7
         # Pictures wait for the codes that are made of them: a block of the ring and a window's reach, at most.
         pictures = (1 + BLOCK_REACHES) * (1 + self._sampling.reach) * 1080 * 1920 * 3
         return EngineNeeds(
@@ -259,7 +258,7 @@ class StaEngine:
 
     def _capacity(self) -> int:
         """Return how many codes the ring holds."""
-        return int(self._config.memory_gb * (1 << 30) / code_bytes(self._size, self._config.precision))
+        return int(self._config.memory_gb * (1 << 30) / code_bytes(self._size, self._config.precision, self._widths))
 
     def _target(self, clip: Clip, box: Box) -> _Target:
         placed = np.array([box.x0, box.y0, box.x1 - box.x0, box.y1 - box.y0])

@@ -22,14 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rayvos.models.layers import fold_batch_norms
-from rayvos.models.sta import (
-    CODE_CHANNELS,
-    DECODER_WIDTHS,
-    FEATURE_CHANNELS,
-    STA,
-    FrameCode,
-    normalise_bgr,
-)
+from rayvos.models.sta import CODE_CHANNELS, STA, FrameCode, StaWidths, normalise_bgr
 
 __all__ = ["ALONE", "ON_GPU", "FrameInput", "Grouping", "Precision", "Solved", "StaRunner", "Window", "code_bytes"]
 
@@ -87,16 +80,15 @@ class Solved:
     """The second filter's objective at the end, as a share of what it was without a filter."""
 
 
-def code_bytes(size: tuple[int, int], precision: Precision) -> int:
+def code_bytes(size: tuple[int, int], precision: Precision, widths: StaWidths) -> int:
     """Return the memory of one frame's code for crops of `size` (height, width)."""
     half_or_single = 4 if precision == "float32" else 2
     area = size[0] * size[1]
     strides = (32, 16, 8, 4)
     levels = sum(
-        (width + 2 * CODE_CHANNELS) * area // stride**2
-        for width, stride in zip(DECODER_WIDTHS.values(), strides, strict=True)
+        (width + 2 * CODE_CHANNELS) * area // stride**2 for width, stride in zip(widths.decoder, strides, strict=True)
     )
-    return 4 * FEATURE_CHANNELS * area // 256 + half_or_single * (levels + 2 * CODE_CHANNELS * area // 256)
+    return 4 * widths.features * area // 256 + half_or_single * (levels + 2 * CODE_CHANNELS * area // 256)
 
 
 class StaRunner:

@@ -26,11 +26,13 @@ E2E_CASES = sorted(path.name for path in GOLDENS.glob("e2e_*.npz"))
 WINDOWS = json.loads((GOLDENS / "windows.json").read_text())["cases"]
 GEOMETRY = json.loads((GOLDENS / "crop_geometry.json").read_text())["inference"]
 # float32 sums in another order: the reference itself is this far from float64, times 20 (specification of STA).
-# The second code is made of the first logits, and so is as far from float64 as they make it: 7e-6 in the reference.
+# The second code of the official first logits keeps 1e-5 as well. Made of our own first logits, it shows their rounding
+# five times enlarged: the reference's is 7e-6 from float64, and ours was measured 9e-6 from the reference with the
+# kernels for AVX-512, 1.6e-5 with those for AVX2 and SSE4.1 (their first logits are 5e-5 from the reference).
 TOLERANCE = {
     "x": 1e-6,
     "code": 1e-5,
-    "code2": 2e-5,
+    "code_of_own_logits": 2e-5,
     "filter": 2e-6,
     "response": 1e-5,
     "logits": 1e-3,
@@ -79,6 +81,8 @@ def window(request):
             code.levels, code.pooled_BC11, first.response_STChw.transpose(0, 1).flatten(0, 1), (height, width)
         )
         e2, w2 = network.encode_masks(logits1)
+        official = torch.from_numpy(data["logits1"]).reshape(logits1.shape)
+        e2_of_official, w2_of_official = network.encode_masks(official)
         second_strength = network.target_model_segm.strength
         second = solve(
             x, by_object(e2, num_frames), by_object(w2, num_frames), second_strength, steps=steps, keep_filters=True
@@ -93,8 +97,8 @@ def window(request):
         )
     return SimpleNamespace(
         data=data, meta=meta, layers=layers, code=code, m=m, e2=e2, w2=w2, x=x, first=first, second=second,
-        boxes=boxes, logits1=logits1, logits2=logits2, decoded=decoded, whole=whole,
-        shape=(num_frames, num_objects),
+        boxes=boxes, e2_of_official=e2_of_official, w2_of_official=w2_of_official,
+        logits1=logits1, logits2=logits2, decoded=decoded, whole=whole, shape=(num_frames, num_objects),
     )  # fmt: skip
 
 
@@ -132,7 +136,12 @@ def test_features_and_codes_equal_the_official_ones(window):
     for name, maps in {"m": window.m, "e1": window.code.e_BChw, "w1": window.code.w_BChw}.items():
         assert_close(maps, window.data[name], TOLERANCE["code"], name)
     for name, maps in {"e2": window.e2, "w2": window.w2}.items():
-        assert_close(maps, window.data[name], TOLERANCE["code2"], name)
+        assert_close(maps, window.data[name], TOLERANCE["code_of_own_logits"], name)
+
+
+def test_the_codes_of_official_first_masks_equal_the_official_ones(window):
+    for name, maps in {"e2": window.e2_of_official, "w2": window.w2_of_official}.items():
+        assert_close(maps, window.data[name], TOLERANCE["code"], name)
 
 
 @pytest.mark.parametrize("number", [1, 2])

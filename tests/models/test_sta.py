@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from rayvos.errors import WeightsError
-from rayvos.models.sta import STA, build_sta
+from rayvos.errors import UsageError, WeightsError
+from rayvos.models.sta import STA, StaModel, _enlarge_bicubic, build_sta
 from rayvos.models.sta_checkpoint import load_sta, read_foreign_state
 from rayvos.models.sta_solver import correlate, solve
 from rayvos.models.weights import save_weights
@@ -134,8 +134,33 @@ def test_batch_norms_keep_their_statistics_in_training(network):
 
 
 def test_an_unknown_configuration_is_refused():
-    with pytest.raises(WeightsError, match="unknown width"):
-        build_sta({"width": 3})
+    with pytest.raises(WeightsError, match="unknown depth"):
+        build_sta({"depth": 3})
+    with pytest.raises(UsageError, match="did you mean 'compact'"):
+        build_sta({"variant": "compct"})
+    with pytest.raises(UsageError, match="width: expected a multiple of 32"):
+        build_sta({"width": 100})
+
+
+def test_a_compact_network_is_saved_and_loaded_as_such(tmp_path):
+    model = StaModel(variant="compact", height=64, width=96)
+    network, path = STA(model), str(tmp_path / "compact.safetensors")
+    save_weights(path, network.state_dict(), architecture="sta", model=model.configuration())
+
+    loaded, _ = load_sta(path)
+
+    assert loaded.model == model
+    assert all(torch.equal(loaded.state_dict()[name], value) for name, value in network.state_dict().items())
+    assert sum(value.numel() for value in network.parameters()) < 3.2e6
+
+
+@pytest.mark.parametrize("size", [(8, 12), (9, 20), (7, 3)])
+def test_enlarging_by_matrices_is_bicubic_interpolation(size):
+    maps = torch.randn(2, 3, 5, 6, generator=torch.Generator().manual_seed(3))
+
+    found = _enlarge_bicubic(maps, size)
+
+    torch.testing.assert_close(found, F.interpolate(maps, size=size, mode="bicubic", align_corners=False))
 
 
 def foreign_checkpoint(path, state, **more):
