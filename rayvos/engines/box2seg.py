@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -34,11 +34,13 @@ from rayvos.engines.box2seg_tuning import Box2SegSamples, encode_crop, read_exam
 from rayvos.engines.devices import find_device, single_threads
 from rayvos.engines.finetune import (
     FinetuneMasks,
+    check_finetuning,
     finetune_network,
     masked_objects,
     object_generator,
     tune_objects,
     tuning_masks,
+    used_options,
 )
 from rayvos.engines.scores import mean_margin, predicted_iou
 from rayvos.errors import UsageError, WeightsError, choose
@@ -83,11 +85,7 @@ class Box2SegConfig:
 
     def __post_init__(self) -> None:
         choose("precision", self.precision, ("float32", "bfloat16", "float16"))
-        choose("finetune", self.finetune, get_args(FinetuneMasks))
-        if self.finetune_steps < 1 or not self.finetune_rate > 0:
-            raise UsageError(
-                f"finetune_steps {self.finetune_steps}, finetune_rate {self.finetune_rate}: expected numbers above 0"
-            )
+        check_finetuning(self.finetune, self.finetune_steps, self.finetune_rate)
         if self.batch_size is not None and self.batch_size < 1:
             raise UsageError(f"batch_size: expected at least 1, found {self.batch_size}")
         if self.margin is not None:
@@ -178,11 +176,7 @@ class Box2SegEngine:
 
         The device is left out: it changes labels by rounding only, and a run may go on where the GPU is not.
         """
-        options = asdict(self._config)
-        if self._config.finetune == "none":
-            for name in ("finetune", "finetune_steps", "finetune_rate", "seed"):
-                del options[name]  # labels do not depend on them
-        return options
+        return used_options(asdict(self._config))
 
     def needs(self) -> EngineNeeds:
         """Return what planning and scheduling must know; seconds measured with backbone `tiny` at 385x385."""

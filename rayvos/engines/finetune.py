@@ -19,7 +19,7 @@ import copy
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -30,16 +30,19 @@ from torch.nn import functional as F
 from rayvos.annotations.records import Clip, MaskPrompt
 from rayvos.engines.devices import single_threads
 from rayvos.engines.keyframes import middle_frame
+from rayvos.errors import UsageError, choose
 
 __all__ = [
     "FinetuneMasks",
     "TuningSample",
+    "check_finetuning",
     "finetune_network",
     "gamma_curve",
     "masked_objects",
     "object_generator",
     "tune_objects",
     "tuning_masks",
+    "used_options",
 ]
 
 FinetuneMasks = Literal["none", "all", "middle", "first"]
@@ -96,6 +99,24 @@ def masked_objects(clip: Clip) -> list[int]:
 def object_generator(seed: int, clip_id: str, object_id: int) -> np.random.Generator:
     """Return the random numbers of one object: the same wherever and whenever it is tuned."""
     return np.random.default_rng([seed, zlib.crc32(clip_id.encode()), object_id])
+
+
+def check_finetuning(masks: FinetuneMasks, steps: int, learning_rate: float) -> None:
+    """Check an engine's options.
+
+    Raises:
+        UsageError: one of them is not possible.
+    """
+    choose("finetune", masks, get_args(FinetuneMasks))
+    if steps < 1 or not learning_rate > 0:
+        raise UsageError(f"finetune_steps {steps}, finetune_rate {learning_rate}: expected numbers above 0")
+
+
+def used_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Return an engine's options without those of fine-tuning where there is none: labels do not depend on them."""
+    if options["finetune"] != "none":
+        return options
+    return {name: value for name, value in options.items() if not name.startswith("finetune") and name != "seed"}
 
 
 def gamma_curve(generator: np.random.Generator) -> NDArray[np.uint8]:

@@ -26,9 +26,11 @@ from rayvos.engines.base import EngineNeeds, FrameReader, Label
 from rayvos.engines.clip_prompts import ClipPrompts
 from rayvos.engines.crop_cuts import Crop, ellipse
 from rayvos.engines.devices import find_device, single_threads
+from rayvos.engines.finetune import FinetuneMasks, check_finetuning, masked_objects, tuning_masks, used_options
 from rayvos.engines.frame_flows import FrameFlows, move_probability, read_frame_flows
 from rayvos.engines.guidance import OFFSETS, Guidance, Prompt, guidance_planes
 from rayvos.engines.guided_network import DEFAULT_WEIGHTS, Found, GuidedSegmenter, load_segmenter
+from rayvos.engines.guided_tuning import sharpen_segmenters
 from rayvos.engines.scores import mean_margin, overlap, predicted_iou
 from rayvos.errors import choose
 from rayvos.masks.agreement import box_agreement
@@ -40,6 +42,7 @@ CLIP_GROWTH = 0.1  # Box2Seg specification: the mask may leave its box by this s
 THRESHOLD = 0.5
 NEIGHBOUR_VOTE = 0.5  # of each nearest frame, as in the engine `cut`
 NEAR = 1
+SECONDS_PER_STEP = 0.05  # of the sharpening, at 128x128 on one core
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +55,17 @@ class GuidedConfig:
     """Let the masks of the frames beside vote, moved along the flow."""
     clip_to_box: bool = True
     """Cut masks off 10 % outside their box."""
+    finetune: FinetuneMasks = "none"
+    """Sharpen the network for each object with `all` its masks in turn, the `middle` one, or the `first`."""
+    finetune_steps: int = 300
+    """Steps of the sharpening."""
+    finetune_rate: float = 3e-4
+    """Learning rate of the sharpening."""
+    seed: int = 0
+    """Of the sharpening's random numbers."""
+
+    def __post_init__(self) -> None:
+        check_finetuning(self.finetune, self.finetune_steps, self.finetune_rate)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,19 +125,22 @@ class GuidedEngine:
 
     def options(self) -> Mapping[str, Any]:
         """Return everything besides the weights that labels depend on."""
-        return asdict(self._config)
+        return used_options(asdict(self._config))
 
     def needs(self) -> EngineNeeds:
         """Return what planning and scheduling must know."""
         on_gpu = find_device(self._device_name, check=False).type == "cuda"
+        tunes = self._config.finetune != "none"
+        halo = max(OFFSETS) + (NEAR if self._config.neighbours else 0)
         return EngineNeeds(
-            halo=max(OFFSETS) + (NEAR if self._config.neighbours else 0),
+            halo=None if tunes else halo,  # a mask anywhere in the clip sharpens the labels of all of it
             seconds_per_frame=0.06,
             seconds_per_label=0.1 if on_gpu else 0.15,
+            seconds_per_masked_object=2 + SECONDS_PER_STEP * self._config.finetune_steps if tunes else 0.0,
             num_cpus=2 if on_gpu else 1,
             # `auto` on a machine without a GPU may be planning for a cluster that has some.
             num_gpus=0 if self._device_name == "cpu" else 1,
-            memory_bytes=((3 if on_gpu else 1) << 30) + 4 * self._segmenter.network_bytes,
+            memory_bytes=((3 if on_gpu else 1) << 30) + (40 if tunes else 4) * self._segmenter.network_bytes,
         )
 
     def label(self, clip: Clip, images: FrameReader, frames: range) -> Iterator[Label]:
@@ -136,12 +153,14 @@ class GuidedEngine:
             InputError: a frame cannot be read.
             UsageError: the device does not exist here.
         """
+        self._segmenter.move(find_device(self._device_name))
+        segmenters = self._sharpened(clip, images)
         prompts = ClipPrompts(clip)
         reach = NEAR if self._config.neighbours else 0
         first, stop = max(0, frames.start - reach), min(clip.num_frames, frames.stop + reach)
         wanted = [frame for frame in range(first, stop) if frame in prompts.frames]
         done: dict[int, _Frame] = {}
-        results = self._found_frames(images, prompts, wanted)
+        results = self._found_frames(images, prompts, wanted, segmenters)
         last = -1
         for frame in frames:
             while last < frame + reach and (result := next(results, None)) is not None:
@@ -150,17 +169,36 @@ class GuidedEngine:
                 yield self._label(clip, done, frame, object_id)
             done.pop(frame - reach, None)
 
+    def _sharpened(self, clip: Clip, images: FrameReader) -> Mapping[int, GuidedSegmenter]:
+        """Return the segmenters of the objects of which a person gave masks."""
+        config = self._config
+        if config.finetune == "none":
+            return {}
+        masks = [mask for object_id in masked_objects(clip) for mask in tuning_masks(clip, object_id, config.finetune)]
+        return sharpen_segmenters(
+            self._segmenter, clip, images, masks,
+            steps=config.finetune_steps, learning_rate=config.finetune_rate, seed=config.seed,
+        )  # fmt: skip
+
     def _found_frames(
-        self, images: FrameReader, prompts: ClipPrompts, wanted: list[int]
+        self,
+        images: FrameReader,
+        prompts: ClipPrompts,
+        wanted: list[int],
+        segmenters: Mapping[int, GuidedSegmenter],
     ) -> Iterator[tuple[int, _Frame]]:
         """Yield what is found on the wanted frames; the network works while the next planes are made."""
-        device = find_device(self._device_name)
-        self._segmenter.move(device)
-        with single_threads(device, "guided") as (pool, _):
+
+        def answer(guidances: Mapping[int, Guidance]) -> list[Found]:
+            if not segmenters.keys() & guidances.keys():
+                return self._segmenter.segment(list(guidances.values()))
+            return [segmenters.get(key, self._segmenter).segment([shown])[0] for key, shown in guidances.items()]
+
+        with single_threads(self._segmenter.device, "guided") as (pool, _):
             pending: deque[tuple[_Asked, Future[list[Found]]]] = deque()
             for shot in read_frame_flows(images, wanted, OFFSETS):
                 asked = self._ask(shot, prompts.on(shot.frame))
-                pending.append((asked, pool.submit(self._segmenter.segment, list(asked.guidances.values()))))
+                pending.append((asked, pool.submit(answer, asked.guidances)))
                 if len(pending) > 1:
                     yield _answered(*pending.popleft())
             while pending:

@@ -16,6 +16,7 @@ from typing import cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from rayvos.engines.crop_cuts import Crop
 from rayvos.engines.guidance import OFFSETS, UNIT, Guidance, Prompt, guidance_planes, paste_crop
@@ -69,6 +70,15 @@ class GuidedSegmenter:
         """Compute on another device from now on."""
         self.device = device
         self._network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @property
+    def network(self) -> nn.Module:
+        """The network, its batch norms folded into the convolutions: a copy of it may be trained further."""
+        return self._network
+
+    def with_network(self, network: nn.Module) -> GuidedSegmenter:
+        """Return a segmenter like this one with a network that was trained further."""
+        return GuidedSegmenter(cast(Guided, network), digest=self.digest, device=str(self.device), flip=self.flip)
 
     @property
     def batch_size(self) -> int:
