@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rayvos.engines.guidance import OFFSETS, Prompt, guidance_planes
+from rayvos.engines.guidance import CUT_SIDE, OFFSETS, Prompt, guidance_planes
 from rayvos.engines.motion import dense_flow, flow_picture
 from rayvos.masks.boxes import jitter_box, mask_to_box
 from rayvos.masks.points import sample_points
@@ -40,6 +40,11 @@ JITTERS, JITTER_SHARES = (0.0, 0.05, 0.15), (0.3, 0.45, 0.25)  # of box sides; e
 # Which partner frames are there: all, none (pictures), one side (ends of clips), the near ones (short clips).
 PARTNERS = (OFFSETS, (), (1, 4), (-1, -4), (-1, 1))
 PARTNER_SHARES = (0.74, 0.12, 0.04, 0.04, 0.06)
+
+# Cuts take most of a sample's time. The first samples are cut on a coarse grid, from which a young network learns as
+# well; later ones mostly on the grid that labelling uses.
+NUM_COARSE, COARSE_SIDE = 3000, 64
+CUT_SIDES, CUT_SIDE_SHARES = (96, CUT_SIDE), (0.3, 0.7)
 
 Rng = np.random.Generator
 
@@ -83,7 +88,7 @@ def draw_sample(seed: int, index: int, size: int, programs: tuple[str, ...]) -> 
         shot = _shoot(seed, scene, attempt, programs)
         if shot.objects:
             object_id = shot.objects[slot % len(shot.objects)]
-            sample = _sample(rng, shot, object_id, size)
+            sample = _sample(rng, shot, object_id, size, _cut_side(seed, index))
             if sample is not None:
                 return sample
     return draw_sample(seed, index + SAMPLES_PER_SCENE, size, programs)
@@ -121,13 +126,20 @@ def _shoot(seed: int, scene_index: int, attempt: int, programs: tuple[str, ...])
     return _Shot(images[0], labels[0], labels[-1], flows, greys[0][1], objects)
 
 
-def _sample(rng: Rng, shot: _Shot, object_id: int, size: int) -> GuidedSample | None:
+def _cut_side(seed: int, index: int) -> int:
+    """Return the longest side of the grid on which a sample is cut."""
+    if index < NUM_COARSE:
+        return COARSE_SIDE
+    return int(np.random.default_rng([seed, index, 4]).choice(CUT_SIDES, p=CUT_SIDE_SHARES))
+
+
+def _sample(rng: Rng, shot: _Shot, object_id: int, size: int, cut_side: int) -> GuidedSample | None:
     """Return a sample of one object; None where its prompt says nothing."""
     mask = shot.labels == object_id
     prompt = _prompt(rng, mask, shot.before == object_id)
     partners = PARTNERS[int(rng.choice(len(PARTNERS), p=PARTNER_SHARES))]
     flows = {offset: shot.flows[offset] for offset in OFFSETS if offset in partners}
-    guidance = guidance_planes(shot.image, prompt, flows, shot.scale, size)
+    guidance = guidance_planes(shot.image, prompt, flows, shot.scale, size, cut_side=cut_side)
     if guidance is None:
         return None
     x0, y0, x1, y1 = guidance.crop.area

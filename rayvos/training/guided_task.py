@@ -46,6 +46,7 @@ __all__ = [
 PROGRAMS = ("fractal", "dead_leaves", "stripes", "gradient", "foliage", "strokes")
 HELD_OUT_PROGRAMS = ("cells", "bricks")
 """Texture programs that validation uses and training never sees."""
+HEAD_START = 512  # samples among which the first visit chooses
 QUALITY_WEIGHT = 0.1  # specification of the default model, section 3
 VALIDATION_SEED = 1_000_003
 FLIPPED = tuple(PLANES.index(name) for name in PLANES if name.endswith("_x"))
@@ -55,7 +56,7 @@ DROP_SHARE = 0.06  # of the visits, for each group: no plane may become indispen
 
 RECIPES: Mapping[str, Optimisation] = {
     "default": Optimisation(
-        steps=6_000,
+        steps=5_000,
         batch_size=8,
         learning_rate=1.5e-3,
         weight_decay=1e-4,
@@ -100,7 +101,7 @@ class GuidedTask:
     """The network."""
     reuse: int = 6
     """Visits per sample, on average."""
-    window: int = 8192
+    window: int = 4096
     """Samples among which a visit chooses."""
     num_validation: int = 256
     """Samples of held-out programs that say how good the network is."""
@@ -146,7 +147,7 @@ class GuidedTask:
     def sample(self, index: int) -> GuidedSample:
         """Return a sample as this visit shows it: mirrored or not, in other light, without some planes."""
         rng = np.random.default_rng([self.seed, index, 3])
-        newest = self.window // 16 + index // self.reuse
+        newest = HEAD_START + index // self.reuse
         drawn = self.drawn_sample(int(rng.integers(max(0, newest - self.window), newest)))
         planes, mask = drawn.planes.copy(), drawn.mask
         if rng.uniform() < 0.5:
@@ -245,7 +246,7 @@ class GuidedOptions:
     """Height and width of the crop in pixels, a multiple of 32."""
     reuse: int = 6
     """Visits per generated sample."""
-    window: int = 8192
+    window: int = 4096
     """Samples among which a visit chooses."""
     num_validation: int = 256
     """Samples of held-out texture programs to validate on."""
