@@ -1,11 +1,12 @@
 """How good masks from boxes are, on clips with true masks in the layout of DAVIS.
 
 Boxes are the tight boxes of the true masks, moved by `--jitter` as a hurried person draws them; labels are compared
-with the truth: mean IoU, share of labels with at least 0.5 and 0.7, boundary F, and the rank correlation of the score
-with the IoU. Numbers are means over the labels of a clip, then over clips. Masks below 51 pixels are left out.
+with the truth: mean IoU, share of labels with at least 0.5 and 0.7, boundary F; and of the score, the rank correlation
+with the IoU and how well it finds labels below 0.7 (AUROC). Numbers are means over the labels of a clip, then over
+clips; those of the score are over all labels. Masks below 51 pixels are left out.
 
     python -m benchmarks.label_quality --clips DAVIS
-    python -m benchmarks.label_quality --clips DAVIS --methods grabcut,cut --jitter 0,0.05,0.15 --step 4
+    python -m benchmarks.label_quality --clips DAVIS --methods cut,guided --jitter 0 0.05 0.15 --step 4
     python -m benchmarks.label_quality --clips DAVIS --methods cut,box2seg,my.package:Engine
 """
 
@@ -21,7 +22,6 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
 
 from benchmarks.reporting import arguments, finish
 from rayvos.annotations.formats.davis import read_davis
@@ -29,6 +29,7 @@ from rayvos.annotations.records import Box, Clip
 from rayvos.engines.base import Engine, EngineNeeds, FrameReader, Label
 from rayvos.engines.registry import load_engine
 from rayvos.evaluation.boundary_f import boundary_f
+from rayvos.evaluation.calibration import Calibration, calibration_from_pairs
 from rayvos.evaluation.jaccard import jaccard
 from rayvos.masks.boxes import jitter_box, round_box
 from rayvos.masks.rle import rle_area, rle_box, rle_to_mask
@@ -36,6 +37,7 @@ from rayvos.video.source import open_clip
 
 SMALLEST_TRUTH = 51  # pixels
 QUICK_STEP = 16
+DEFAULT_METHODS = ["box", "ellipse", "grabcut", "cut", "guided"]
 
 
 class ShapeEngine:
@@ -74,12 +76,26 @@ class ShapeEngine:
         return mask
 
 
-METHODS: dict[str, Callable[[], Engine]] = {
-    "box": lambda: ShapeEngine("box"),
-    "ellipse": lambda: ShapeEngine("ellipse"),
-    "grabcut": lambda: load_engine("cut", cues="color"),
+def boxes_only(clip: Clip, boxes: tuple[Box, ...]) -> Clip:
+    """Return the clip with the boxes and nothing else: an engine that looked at the truth would be no comparison."""
+    return replace(clip, boxes=boxes, masks=(), points=(), traces=())
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """What is compared: an engine, and what of a clip it may see."""
+
+    make: Callable[[], Engine]
+    show: Callable[[Clip, tuple[Box, ...]], Clip] = boxes_only
+    """Takes the clip with its true masks, and the boxes; methods that are given a mask say so in their name."""
+
+
+METHODS: dict[str, Method] = {
+    "box": Method(lambda: ShapeEngine("box")),
+    "ellipse": Method(lambda: ShapeEngine("ellipse")),
+    "grabcut": Method(lambda: load_engine("cut", cues="color")),
 }
-"""Methods that are no engine of their own; any other name is one of `rayvos.engines.registry`."""
+"""Methods that are no engine of their own; any other name is one of `rayvos.engines.registry`, with boxes only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,19 +129,21 @@ def main() -> None:
     results: dict[str, Any] = {}
     for jitter in options.jitter:
         for method in options.methods:
-            labels, seconds = measure(METHODS.get(method, lambda name=method: load_engine(name))(), clips, jitter, step)
+            chosen = METHODS.get(method) or Method(lambda name=method: load_engine(name))
+            labels, seconds = measure(chosen, clips, jitter, step)
             per_clip = {clip_id: summarize(found) for clip_id, found in labels.items()}
             overall = mean_of_clips(per_clip)
             pooled = [label for found in labels.values() for label in found]
             seconds_per_label = seconds / max(1, len(pooled))
-            correlation = rank_correlation(pooled)
-            report(method, jitter, per_clip, overall, correlation, seconds_per_label)
+            calibration = calibrate(pooled)
+            report(method, jitter, per_clip, overall, calibration, seconds_per_label)
             name = method if jitter == 0 else f"{method}_jitter_{jitter:g}"
             means[name] = overall.iou
             results[name] = {
                 "overall": asdict(overall),
                 "clips": {clip_id: asdict(quality) for clip_id, quality in per_clip.items()},
-                "spearman": correlation,
+                "spearman": calibration and calibration.spearman,
+                "auroc_below_70": calibration and calibration.auroc,
                 "seconds_per_label": seconds_per_label,
             }
     finish(options, ratios(means), {"step": step, "results": results})
@@ -135,14 +153,15 @@ def parse_arguments() -> argparse.Namespace:
     """Return the options."""
     parser = arguments(__doc__)
     parser.add_argument("--clips", required=True, metavar="DIR", help="folder with JPEGImages and Annotations")
-    parser.add_argument("--methods", type=lambda text: text.split(","), default=["box", "ellipse", "grabcut", "cut"])
-    parser.add_argument("--jitter", type=lambda text: [float(part) for part in text.split(",")], default=[0.0])
+    parser.add_argument("--methods", type=lambda text: text.split(","), default=DEFAULT_METHODS)
+    parser.add_argument("--jitter", type=float, nargs="+", default=[0.0], help="shares of the box, as 0 0.05 0.15")
     parser.add_argument("--step", type=int, default=1, help="label every n-th frame only; scores then lack a term")
     return parser.parse_args()
 
 
-def measure(engine: Engine, clips: list[Clip], jitter: float, step: int) -> tuple[dict[str, list[Measured]], float]:
+def measure(method: Method, clips: list[Clip], jitter: float, step: int) -> tuple[dict[str, list[Measured]], float]:
     """Return the measured labels of every clip, and the seconds the engine took (decoding included)."""
+    engine = method.make()
     measured: dict[str, list[Measured]] = {}
     seconds = 0.0
     for clip in clips:
@@ -154,8 +173,7 @@ def measure(engine: Engine, clips: list[Clip], jitter: float, step: int) -> tupl
             and rle_area(mask.rle, clip.height, clip.width) >= SMALLEST_TRUTH
         }
         boxes = tuple(draw_box(clip, *place, rle, jitter) for place, rle in truth.items())
-        # Only boxes: an engine that looked at the truth would be no comparison.
-        task = replace(clip, boxes=boxes, masks=(), points=(), traces=())
+        task = method.show(clip, boxes)
         measured[clip.clip_id] = []
         started = time.perf_counter()
         with open_clip(task) as images:
@@ -206,11 +224,11 @@ def mean_of_clips(clips: Mapping[str, Quality]) -> Quality:
     )
 
 
-def rank_correlation(labels: list[Measured]) -> float | None:
-    """Return Spearman's correlation of score and IoU over all labels; None where all scores are equal."""
+def calibrate(labels: list[Measured]) -> Calibration | None:
+    """Return how well scores tell IoUs, over all labels; None where all scores are equal."""
     if len({label.score for label in labels}) < 2:
         return None
-    return float(spearmanr([label.score for label in labels], [label.iou for label in labels])[0])
+    return calibration_from_pairs([label.score for label in labels], [label.iou for label in labels])
 
 
 def ratios(means: Mapping[str, float]) -> dict[str, float]:
@@ -229,11 +247,13 @@ def report(
     jitter: float,
     clips: Mapping[str, Quality],
     overall: Quality,
-    correlation: float | None,
+    calibration: Calibration | None,
     seconds_per_label: float,
 ) -> None:
     """Print one method's table."""
-    score = "" if correlation is None else f", score against IoU: Spearman {correlation:.2f}"
+    score = ""
+    if calibration is not None:
+        score = f", score: Spearman {calibration.spearman:.2f}, AUROC below 0.7 {calibration.auroc:.2f}"
     print(f"{method}, boxes with jitter {jitter:g}: {1000 * seconds_per_label:.0f} ms a label{score}")
     print(f"  {'clip':24} {'labels':>6} {'IoU':>6} {'r@50':>6} {'r@70':>6} {'F':>6}")
     for name, row in [*clips.items(), ("mean of clips", overall)]:
