@@ -29,9 +29,9 @@ from torch import Tensor
 from benchmarks.reporting import arguments, finish
 from rayvos.annotations.records import Clip, ClipSource, MaskPrompt, ObjectInfo
 from rayvos.engines.propagation import pad_to_stride, unpad
-from rayvos.engines.stcn import DEVIATION, MEAN, StcnConfig, StcnEngine
+from rayvos.engines.stcn import StcnConfig, StcnEngine
 from rayvos.masks.rle import mask_to_rle
-from rayvos.models.stcn import STCN, FrameFeatures, aggregate
+from rayvos.models.stcn import DEVIATION, MEAN, STCN, FrameFeatures, aggregate
 from rayvos.models.stcn_checkpoint import load_stcn
 from tests.goldens.stcn_cases import formula_network
 
@@ -167,7 +167,8 @@ def plain_decode(network: STCN, readout_1Chw: Tensor, features: FrameFeatures) -
     """Return the logits (1, H, W) of one object, everything computed for it alone."""
     decoder = network.decoder
     x = decoder.compress(torch.cat([readout_1Chw, features.thin_BChw], 1))
-    x = decoder.up_8_4(features.f4_BCHW, decoder.up_16_8(features.f8_BCHW, x))
+    x = decoder.up_16_8(decoder.up_16_8.skip_conv(features.f8_BCHW), x)
+    x = decoder.up_8_4(decoder.up_8_4.skip_conv(features.f4_BCHW), x)
     logits = decoder.pred(torch.relu(x))
     return torch.nn.functional.interpolate(logits, scale_factor=4.0, mode="bilinear", align_corners=False)[:, 0]
 

@@ -15,8 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rayvos.models.stcn import KEY_CHANNELS, VALUE_CHANNELS
-
 __all__ = ["MemoryBank"]
 
 CHUNK_FRAMES = 16  # of memory whose affinity is held at once: bounds the peak; below it nothing is chunked
@@ -67,23 +65,23 @@ class MemoryBank:
         """Let a frame enter.
 
         Args:
-            key_SC: (S, 64) the frame's keys.
-            value_KSC: (len(objects), S, 512) its values, in the order of `objects`.
+            key_SC: (S, C) the frame's keys.
+            value_KSC: (len(objects), S, C) its values, in the order of `objects`.
             objects: the objects known by now, all that entered before among them.
             permanent: an annotated frame.
             temporary: replaced by whatever enters next.
         """
-        slot = self._take_slot(key_SC.shape[0], value_KSC, permanent)
+        slot = self._take_slot(key_SC, value_KSC, permanent)
         rows = slice(slot * self._size, (slot + 1) * self._size)
         self._slots[slot] = _Slot(self._entered, permanent, temporary)
         for position in objects:
             self._since.setdefault(position, self._entered)
         self._entered += 1
         self._key_NC[rows] = key_SC
-        self._half_norm_N[rows] = key_SC.float().square().sum(1) / KEY_CHANNELS**0.5
+        self._half_norm_N[rows] = key_SC.float().square().sum(1) / key_SC.shape[1] ** 0.5
         self._value_KNC[list(objects), rows] = value_KSC
 
-    def _take_slot(self, size: int, like: Tensor, permanent: bool) -> int:
+    def _take_slot(self, key_SC: Tensor, value_KSC: Tensor, permanent: bool) -> int:
         for index, slot in enumerate(self._slots):
             if slot.temporary:
                 return index
@@ -93,31 +91,33 @@ class MemoryBank:
         ]
         if self._max_frames is not None and len(alike) >= max(1, self._max_frames):
             return min(alike, key=lambda index: self._slots[index].order)
-        if (len(self._slots) + 1) * size > self._key_NC.shape[0]:
-            self._grow(size, like)
+        if (len(self._slots) + 1) * len(key_SC) > self._key_NC.shape[0]:
+            self._grow(key_SC, value_KSC)
         self._slots.append(_Slot(0, permanent=False, temporary=False))
         return len(self._slots) - 1
 
-    def _grow(self, size: int, like: Tensor) -> None:
+    def _grow(self, key_SC: Tensor, value_KSC: Tensor) -> None:
+        size, key_channels = key_SC.shape
         capacity = size * max(4, 2 * len(self._slots))
         held = len(self._slots) * size
         # Similarities need float32, also where the network computes in half precision.
-        key_NC = like.new_empty(capacity, KEY_CHANNELS, dtype=torch.float32)
-        half_norm_N = like.new_empty(capacity, dtype=torch.float32)
+        key_NC = key_SC.new_empty(capacity, key_channels, dtype=torch.float32)
+        half_norm_N = key_SC.new_empty(capacity, dtype=torch.float32)
         # Values of objects that a frame did not know are never read, but must not be NaN where they are multiplied.
-        value_KNC = like.new_zeros(self._num_objects, capacity, VALUE_CHANNELS)
+        value_KNC = value_KSC.new_zeros(self._num_objects, capacity, value_KSC.shape[2])
         if held:
             key_NC[:held], half_norm_N[:held] = self._key_NC[:held], self._half_norm_N[:held]
             value_KNC[:, :held] = self._value_KNC[:, :held]
         self._size, self._key_NC, self._half_norm_N, self._value_KNC = size, key_NC, half_norm_N, value_KNC
 
     def read(self, query_QC: Tensor, objects: Sequence[int], top_k: int) -> Tensor:
-        """Return what each query position reads for each object: (len(objects), Q, 512).
+        """Return what each query position reads for each object: (len(objects), Q, C).
 
         A query reads the values of its `top_k` most similar positions of the object's memory, softmax-weighted.
-        Similarity is the negative squared distance over 8; the query's own norm shifts all alike and is left out.
+        Similarity is the negative squared distance over the root of the key's length; the query's own norm shifts
+        all alike and is left out.
         """
-        readout_KQC = self._value_KNC.new_empty(len(objects), query_QC.shape[0], VALUE_CHANNELS)
+        readout_KQC = self._value_KNC.new_empty(len(objects), query_QC.shape[0], self._value_KNC.shape[2])
         groups: dict[int, list[int]] = {}
         for position, known in enumerate(objects):
             groups.setdefault(self._since[known], []).append(position)
@@ -135,7 +135,7 @@ class MemoryBank:
         """Return the weights and the rows of the best positions in `slots`, some frames of memory at a time."""
         best: list[Tensor] = []
         rows: list[Tensor] = []
-        scaled_QC = query_QC.float() * (2 * KEY_CHANNELS**-0.5)
+        scaled_QC = query_QC.float() * (2 * query_QC.shape[1] ** -0.5)
         for run in _runs(slots):
             start, stop = run.start * self._size, run.stop * self._size
             with torch.autocast(query_QC.device.type, enabled=False):

@@ -1,4 +1,4 @@
-"""Propagation by STCN: masks on some frames in, soft masks on the frames after them out.
+"""Propagation by an STCN: masks on some frames in, soft masks on the frames after them out.
 
 Source: STCN, evaluation; facts of the official implementation: objects may first appear on any frame, an annotated
 frame stays in memory, every n-th predicted frame enters it, probabilities (not hard masks) are remembered.
@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from rayvos.engines.memory_bank import MemoryBank
-from rayvos.models.stcn import STCN, FrameFeatures, aggregate
+from rayvos.engines.stcn_steps import Features, Network, Steps, make_steps
+from rayvos.models.stcn import aggregate
 
 __all__ = ["MemoryRule", "pad_to_stride", "propagate", "unpad"]
 
@@ -63,8 +64,8 @@ def unpad(image_CHW: Tensor, padding: tuple[int, int, int, int]) -> Tensor:
 
 
 def propagate(
-    network: STCN,
-    encode: Callable[[int], tuple[Tensor, FrameFeatures]],
+    network: Network,
+    encode: Callable[[int], tuple[Tensor, Features]],
     frames: Sequence[int],
     annotations: Mapping[int, Mapping[int, Tensor]],
     num_objects: int,
@@ -81,12 +82,14 @@ def propagate(
         annotations: {frame: {object position 0…K-1: mask (H, W), padded, 0/1}}.
         num_objects: K.
         rule: what enters the memory; the paper's by default.
-        wanted: frames to yield; frames that are neither wanted nor remembered are not computed. None: all.
+        wanted: frames to yield; frames that are neither wanted nor remembered are not computed, unless the network
+            has to see every one. None: all.
 
     Yields:
         probability: (K + 1, H, W) after soft aggregation, background first; 0 for objects not annotated yet.
     """
     rule = rule or MemoryRule()
+    steps = make_steps(network, num_objects)
     bank = MemoryBank(num_objects, max_frames=rule.max_frames)
     enabled: list[int] = []
     last = 0
@@ -98,22 +101,23 @@ def propagate(
         due = position - last >= rule.every if rule.phase is None else (position + rule.phase) % rule.every == 0
         remembers = bool(enabled) and not masks and not ends and due
         is_wanted = wanted is None or frame in wanted
-        if not (is_wanted or masks or remembers or rule.include_last):
+        if not (is_wanted or masks or remembers or rule.include_last or steps.needs_every_frame):
             continue
         image, features = encode(frame)
         # Where every object's mask is given, there is nothing to predict.
         unknown = [known for known in enabled if known not in masks]
-        probability = _predict(network, bank, features, enabled if unknown else [], num_objects, rule.top_k, image)
+        probability = _predict(steps, bank, features, enabled if unknown else [], num_objects, rule.top_k, image)
         if masks:
             probability = _annotate(probability, masks)
             enabled = sorted({*enabled, *masks})
             last = position
+        steps.leave(image, probability[1:], masks)
         if is_wanted:
             yield frame, probability
         if ends or not (masks or remembers or rule.include_last):
             continue
         known_KHW = probability[1:][enabled]
-        value_KChw = network.encode_value(image, features.f16_BChw, known_KHW)
+        value_KChw = steps.values(image, features, known_KHW)
         key_SC = features.key_BChw[0].flatten(1).T
         bank.add(
             key_SC, value_KChw.flatten(2).transpose(1, 2), enabled,
@@ -124,9 +128,9 @@ def propagate(
 
 
 def _predict(
-    network: STCN,
+    steps: Steps,
     bank: MemoryBank,
-    features: FrameFeatures,
+    features: Features,
     enabled: list[int],
     num_objects: int,
     top_k: int,
@@ -140,7 +144,7 @@ def _predict(
     query_QC = features.key_BChw[0].flatten(1).T
     readout_KQC = bank.read(query_QC, enabled, top_k)
     readout_KChw = readout_KQC.transpose(1, 2).reshape(len(enabled), -1, *features.key_BChw.shape[-2:])
-    aggregated = aggregate(torch.sigmoid(network.decode(readout_KChw, features)))
+    aggregated = aggregate(steps.predict(readout_KChw, image, features, enabled))
     probability[0] = aggregated[0]
     probability[[position + 1 for position in enabled]] = aggregated[1:]
     return probability

@@ -38,8 +38,9 @@ from rayvos.engines.propagation import MemoryRule, pad_to_stride, propagate, unp
 from rayvos.engines.scores import predicted_iou
 from rayvos.engines.spool import ProbabilitySpool
 from rayvos.engines.stcn_anchors import AnchorMasks, Anchors, find_anchors, working_size
+from rayvos.engines.stcn_steps import Features
 from rayvos.errors import UsageError, WeightsError, choose
-from rayvos.models.stcn import FrameFeatures
+from rayvos.models.stcn import DEVIATION, MEAN, STCN
 from rayvos.models.stcn_checkpoint import load_stcn
 from rayvos.models.winograd import use_winograd
 
@@ -48,7 +49,6 @@ __all__ = ["StcnConfig", "StcnEngine"]
 Direction = Literal["both", "forward", "backward"]
 Precision = Literal["float32", "bfloat16", "float16"]
 
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
 CHUNK_BYTES, CHUNK_FRAMES = 128 << 20, 32  # of frames that are read forwards and used backwards
 NEAR_PROBABILITY = 0.05  # an object's entropy is taken where it may be at all
 
@@ -67,8 +67,9 @@ class StcnConfig:
     """Remember the frame before, too, until the next one."""
     max_memory_frames: int | None = 50
     """Frames in memory at most: predicted ones, and given ones besides each object's first; none: all."""
-    max_size: int | None = 480
-    """The shorter side of larger frames is scaled down to so many pixels; none: frames as they are."""
+    max_size: int | Literal["auto"] | None = "auto"
+    """The shorter side of larger frames is scaled down to so many pixels; auto: to what the network is made for;
+    none: frames as they are."""
     antialias: bool = False
     """Smooth frames before they are scaled down; off: the official way."""
     precision: Precision = "float32"
@@ -81,7 +82,7 @@ class StcnConfig:
         choose("precision", self.precision, ("float32", "bfloat16", "float16"))
         for name in ("memory_every", "top_k", "max_memory_frames", "max_size", "threads"):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if isinstance(value, int) and value < 1:
                 raise UsageError(f"{name}: expected at least 1, found {value}")
 
 
@@ -187,13 +188,13 @@ class StcnEngine:
         order = (
             range(max(anchors.last), min(wanted) - 1, -1) if backward else range(min(anchors.first), max(wanted) + 1)
         )
-        size = working_size(clip.height, clip.width, self._config.max_size)
+        size = working_size(clip.height, clip.width, self._max_size())
         padding = pad_to_stride(torch.empty(size))[1]
         masks = AnchorMasks(anchors, clip, size, device, backward=backward)
         self._prepare(device)
         with closing(_pictures(images, order, size, device, antialias=self._config.antialias)) as pictures:
 
-            def encode(frame: int) -> tuple[Tensor, FrameFeatures]:
+            def encode(frame: int) -> tuple[Tensor, Features]:
                 image = next(picture for at, picture in pictures if at == frame)
                 return image, self._network.encode_key(image)
 
@@ -206,10 +207,13 @@ class StcnEngine:
                     return
                 yield step[0], unpad(step[1], padding)
 
+    def _max_size(self) -> int | None:
+        return self._network.short_side if self._config.max_size == "auto" else self._config.max_size
+
     def _prepare(self, device: torch.device) -> None:
         """Move the network to the device it works on; not before, since planning needs none."""
         self._network.to(device)
-        if device.type == "cpu" and self._config.precision == "float32":
+        if device.type == "cpu" and self._config.precision == "float32" and isinstance(self._network, STCN):
             use_winograd(self._network)
 
     def _mixed(self, device: torch.device) -> torch.autocast:

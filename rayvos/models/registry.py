@@ -19,6 +19,7 @@ ARCHITECTURES: Mapping[str, str] = {
     "guided": "rayvos.models.guided:build_guided",
     "sta": "rayvos.models.sta:build_sta",
     "stcn": "rayvos.models.stcn:build_stcn",
+    "stcn_compact": "rayvos.models.stcn_compact:build_stcn_compact",
 }
 """Architecture → `module:function`; the function takes the model configuration of a weights file."""
 
@@ -49,12 +50,14 @@ def packaged_weights() -> dict[str, str]:
     }
 
 
-def load_model(path_or_name: str, *, architecture: str | None = None) -> tuple[nn.Module, WeightsInfo]:
+def load_model(
+    path_or_name: str, *, architecture: str | tuple[str, ...] | None = None
+) -> tuple[nn.Module, WeightsInfo]:
     """Return the network of a weights file, on the CPU, in evaluation mode, in float32.
 
     Args:
         path_or_name: local path, fsspec URL, or name of `packaged_weights`.
-        architecture: what the caller can use; None: any.
+        architecture: what the caller can use, one or several; None: any.
 
     Raises:
         WeightsError: the file is missing, damaged, or holds another network than its metadata or the caller says.
@@ -63,10 +66,12 @@ def load_model(path_or_name: str, *, architecture: str | None = None) -> tuple[n
     packaged = packaged_weights()
     path = packaged.get(path_or_name, path_or_name)
     state, info = read_weights(path)
-    if architecture is not None and info.architecture != architecture:
+    usable = (architecture,) if isinstance(architecture, str) else architecture
+    if usable is not None and info.architecture not in usable:
+        names = " or ".join(usable)
         raise WeightsError(
-            f"weights {path}: expected a {architecture} network, found {info.architecture!r}; "
-            f"give weights of {architecture}, or use the engine for {info.architecture}"
+            f"weights {path}: expected a {names} network, found {info.architecture!r}; "
+            f"give weights of {names}, or use the engine for {info.architecture}"
         )
     if info.architecture not in ARCHITECTURES:
         raise WeightsError(

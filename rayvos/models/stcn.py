@@ -22,13 +22,14 @@ from torch import Tensor, nn
 from rayvos.errors import WeightsError
 from rayvos.models.winograd import WinogradConv2d
 
-__all__ = ["STCN", "FrameFeatures", "aggregate", "build_stcn", "read_memory"]
+__all__ = ["DEVIATION", "MEAN", "STCN", "FrameFeatures", "aggregate", "build_stcn", "read_memory"]
 
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
 KEY_CHANNELS = 64
 WIDTH = 64  # channels of the first convolution; all others are multiples of it
 VALUE_CHANNELS = 8 * WIDTH
 PROBABILITY_EPSILON = 1e-7  # official soft aggregation
-OBJECTS_AT_ONCE = 8  # in one pass: bounds the activations, about 0.2 GB an object at 480x864
+OBJECTS_AT_ONCE = 8  # in one pass on a GPU: bounds the activations, about 0.2 GB an object at 480x864
 
 
 class FrameFeatures(NamedTuple):
@@ -101,28 +102,38 @@ class _ResBlock(nn.Module):
         merged: Tensor = self.conv2(F.relu(self.conv1(F.relu(x_BCHW)))) + shortcut
         return merged
 
-    def forward_split(self, own_KCHW: Tensor, shared_BCHW: Tensor) -> Tensor:
-        """Return `forward` of the channel-wise concatenation, computing the shared part once for all objects.
+    def share(self, shared_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the last input channels, common to all objects, give to `conv1` and to the shortcut.
 
         ReLU acts elementwise before `conv1`, so a convolution of concatenated channels is a sum of two.
         """
         if self.downsample is None:
             raise ValueError("a split block changes the number of channels")
-        split = own_KCHW.shape[1]
-        first = _split_conv(self.conv1, F.relu(own_KCHW), F.relu(shared_BCHW), split)
-        shortcut = _split_conv(self.downsample, own_KCHW, shared_BCHW, split)
+        channels = slice(-shared_BCHW.shape[1], None)
+        parts = (self.conv1, F.relu(shared_BCHW)), (self.downsample, shared_BCHW)
+        first, shortcut = (_add_bias(_convolve(conv, x_BCHW, channels), conv) for conv, x_BCHW in parts)
+        return first, shortcut
+
+    def forward_split(self, own_KCHW: Tensor, shared: tuple[Tensor, ...]) -> Tensor:
+        """Return `forward` of the channel-wise concatenation of own and shared channels, the latter by `share`."""
+        assert self.downsample is not None, "`share` refused"
+        channels = slice(None, own_KCHW.shape[1])
+        first = _convolve(self.conv1, F.relu(own_KCHW), channels) + shared[0]
+        shortcut = _convolve(self.downsample, own_KCHW, channels) + shared[1]
         merged: Tensor = self.conv2(F.relu(first)) + shortcut
         return merged
 
 
-def _split_conv(conv: nn.Conv2d, own_KCHW: Tensor, shared_BCHW: Tensor, split: int) -> Tensor:
-    parts = (own_KCHW, slice(None, split)), (shared_BCHW, slice(split, None))
+def _convolve(conv: nn.Conv2d, x_BCHW: Tensor, channels: slice) -> Tensor:
+    """Return the part of a convolution that some input channels make, without the bias."""
     if isinstance(conv, WinogradConv2d):
-        own, shared = (conv.convolve(x_BCHW, channels) for x_BCHW, channels in parts)
-    else:
-        own, shared = (F.conv2d(x_BCHW, conv.weight[:, channels], padding=1) for x_BCHW, channels in parts)
+        return conv.convolve(x_BCHW, channels)
+    return F.conv2d(x_BCHW, conv.weight[:, channels], padding=1)
+
+
+def _add_bias(x_BCHW: Tensor, conv: nn.Conv2d) -> Tensor:
     assert conv.bias is not None, "convolutions of residual blocks have biases"
-    return own + (shared + conv.bias[:, None, None])
+    return x_BCHW + conv.bias[:, None, None]
 
 
 class _KeyEncoder(nn.Module):
@@ -197,8 +208,8 @@ class _FeatureFuser(nn.Module):
         self.attention = _CBAM(channels) if attention else None
         self.block2 = _ResBlock(channels, channels)
 
-    def forward(self, value_KChw: Tensor, f16_BChw: Tensor) -> Tensor:
-        x = self.block1.forward_split(value_KChw, f16_BChw)
+    def forward(self, value_KChw: Tensor, shared: tuple[Tensor, ...]) -> Tensor:
+        x = self.block1.forward_split(value_KChw, shared)
         if self.attention is not None:
             x = x + self.attention(x)
         out: Tensor = self.block2(x)
@@ -218,12 +229,15 @@ class _ValueEncoder(nn.Module):
         self.layer3 = nn.Sequential(_BasicBlock(w8, w16, 2), _BasicBlock(w16, w16, 1))
         self.fuser = _FeatureFuser(width, attention)
 
-    def forward(self, image_BCHW: Tensor, f16_BChw: Tensor, mask_K1HW: Tensor, others_K1HW: Tensor) -> Tensor:
-        weight = self.conv1.weight
-        shared = F.conv2d(image_BCHW, weight[:, :3], stride=2, padding=3)
-        own = F.conv2d(torch.cat([mask_K1HW, others_K1HW], 1), weight[:, 3:], self.conv1.bias, 2, 3)
-        x = F.max_pool2d(F.relu(self.bn1(own + shared)), 3, 2, 1)
-        out: Tensor = self.fuser(self.layer3(self.layer2(self.layer1(x))), f16_BChw)
+    def share(self, image_BCHW: Tensor, f16_BChw: Tensor) -> tuple[Tensor, ...]:
+        """Return what all objects of an image have in common: the image's part of `conv1`, and of the fuser."""
+        image = F.conv2d(image_BCHW, self.conv1.weight[:, :3], stride=2, padding=3)
+        return image, *self.fuser.block1.share(f16_BChw)
+
+    def forward(self, mask_K1HW: Tensor, others_K1HW: Tensor, shared: tuple[Tensor, ...]) -> Tensor:
+        own = F.conv2d(torch.cat([mask_K1HW, others_K1HW], 1), self.conv1.weight[:, 3:], self.conv1.bias, 2, 3)
+        x = F.max_pool2d(F.relu(self.bn1(own + shared[0])), 3, 2, 1)
+        out: Tensor = self.fuser(self.layer3(self.layer2(self.layer1(x))), shared[1:])
         return out
 
 
@@ -244,8 +258,9 @@ class _UpsampleBlock(nn.Module):
         self.out_conv = _ResBlock(in_channels, out_channels)
 
     def forward(self, skip_BCHW: Tensor, x_KChw: Tensor) -> Tensor:
+        """Return maps twice as large; `skip_BCHW` is what `skip_conv` gave, once for all objects."""
         up = F.interpolate(x_KChw, scale_factor=2.0, mode="bilinear", align_corners=False)
-        out: Tensor = self.out_conv(self.skip_conv(skip_BCHW) + up)
+        out: Tensor = self.out_conv(skip_BCHW + up)
         return out
 
 
@@ -257,9 +272,15 @@ class _Decoder(nn.Module):
         self.up_8_4 = _UpsampleBlock(4 * width, 4 * width, 4 * width)
         self.pred = nn.Conv2d(4 * width, 1, 3, padding=1)
 
-    def forward(self, readout_KChw: Tensor, thin_BChw: Tensor, f8_BCHW: Tensor, f4_BCHW: Tensor) -> Tensor:
-        x = self.compress.forward_split(readout_KChw, thin_BChw)
-        x = self.up_8_4(f4_BCHW, self.up_16_8(f8_BCHW, x))
+    def share(self, features: FrameFeatures) -> tuple[Tensor, ...]:
+        """Return what all objects of an image have in common: both skips, and a part of `compress`."""
+        skips = self.up_16_8.skip_conv(features.f8_BCHW), self.up_8_4.skip_conv(features.f4_BCHW)
+        return *skips, *self.compress.share(features.thin_BChw)
+
+    def forward(self, readout_KChw: Tensor, shared: tuple[Tensor, ...]) -> Tensor:
+        """Return the logits (K, 1, H, W); `shared` holds one image for all objects, or one for each."""
+        x = self.compress.forward_split(readout_KChw, shared[2:])
+        x = self.up_8_4(shared[1], self.up_16_8(shared[0], x))
         logits = self.pred(F.relu(x))
         return F.interpolate(logits, scale_factor=4.0, mode="bilinear", align_corners=False)
 
@@ -269,6 +290,9 @@ class STCN(nn.Module):
 
     Images are RGB, normalised by the ImageNet mean and deviation, their sides multiples of 16.
     """
+
+    short_side = 480
+    """Pixels of the frame's shorter side that the network is made for."""
 
     def __init__(self, *, attention: bool = True, width: int = WIDTH) -> None:
         """Make a network with random weights.
@@ -312,18 +336,21 @@ class STCN(nn.Module):
         """
         mask_K1HW = masks_KHW[:, None]
         others_K1HW = mask_K1HW.sum(0, keepdim=True) - mask_K1HW if len(mask_K1HW) > 1 else torch.zeros_like(mask_K1HW)
+        shared = self.value_encoder.share(image_1CHW, f16_1Chw)
         parts = zip(_parts(mask_K1HW), _parts(others_K1HW), strict=True)
-        return torch.cat([self.value_encoder(image_1CHW, f16_1Chw, masks, others) for masks, others in parts])
+        return torch.cat([self.value_encoder(masks, others, shared) for masks, others in parts])
 
     def decode(self, readout_KChw: Tensor, features: FrameFeatures) -> Tensor:
         """Return the logits (K, H, W) of all objects of one frame from what they read in memory (K, 512, h, w)."""
-        shared = features.thin_BChw, features.f8_BCHW, features.f4_BCHW
-        logits = [self.decoder(part, *shared) for part in _parts(readout_KChw)]
+        shared = self.decoder.share(features)
+        logits = [self.decoder(part, shared) for part in _parts(readout_KChw)]
         return torch.cat(logits)[:, 0]
 
 
 def _parts(objects_KCHW: Tensor) -> tuple[Tensor, ...]:
-    parts: tuple[Tensor, ...] = torch.split(objects_KCHW, OBJECTS_AT_ONCE)
+    # On a CPU one after the other: their maps stay in the cache, and nothing is won by more.
+    at_once = 1 if objects_KCHW.device.type == "cpu" else OBJECTS_AT_ONCE
+    parts: tuple[Tensor, ...] = torch.split(objects_KCHW, at_once)
     return parts
 
 

@@ -1,4 +1,4 @@
-"""Loads STCN from a rayvos weights file or from an official checkpoint."""
+"""Loads an STCN, official or compact, from a rayvos weights file or from an official checkpoint."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 
 from rayvos.models.registry import load_model, packaged_weights
 from rayvos.models.stcn import STCN
+from rayvos.models.stcn_compact import CompactStcn
 from rayvos.models.weights import load_state, read_checkpoint, weights_digest
 
 __all__ = ["load_stcn"]
@@ -19,7 +20,7 @@ MASK_CONV = "value_encoder.conv1.weight"
 ATTENTION = "value_encoder.fuser.attention."
 
 
-def load_stcn(path_or_name: str) -> tuple[STCN, str]:
+def load_stcn(path_or_name: str) -> tuple[STCN | CompactStcn, str]:
     """Return the network of a weights file, on the CPU, and the digest of its tensors.
 
     Official checkpoints load as they are: final ones, stage-0 ones (whose value encoder knows no other objects: its
@@ -35,8 +36,8 @@ def load_stcn(path_or_name: str) -> tuple[STCN, str]:
         StorageError: storage does not answer, or refuses.
     """
     if path_or_name.endswith(".safetensors") or path_or_name in packaged_weights():
-        loaded, info = load_model(path_or_name, architecture="stcn")
-        return cast(STCN, loaded), info.digest
+        loaded, info = load_model(path_or_name, architecture=("stcn", "stcn_compact"))
+        return cast("STCN | CompactStcn", loaded), info.digest
     state = read_checkpoint(path_or_name)
     weight = state.get(MASK_CONV)
     if weight is not None and weight.ndim == 4 and weight.shape[1] == 4:

@@ -53,8 +53,8 @@ def propagate_clip(network: STCN, images_BTCHW: Tensor, first_NHW: Tensor, owner
         keys.append(before.key_BChw.flatten(2))
         values.append(_values(network, images_BTCHW[:, frame - 1], before, masks_NHW, owner_N).flatten(2))
         readout_NChw = _read(torch.cat(keys, 2), torch.cat(values, 2), features[frame].key_BChw, owner_N)
-        shared = (features[frame].thin_BChw, features[frame].f8_BCHW, features[frame].f4_BCHW)
-        logits_NHW = network.decoder(readout_NChw, *(maps[owner_N] for maps in shared))[:, 0]
+        shared = network.decoder.share(features[frame])
+        logits_NHW = network.decoder(readout_NChw, tuple(maps[owner_N] for maps in shared))[:, 0]
         logits_BKHW = _aggregate(logits_NHW, owner_N, num_samples)
         masks_NHW = logits_BKHW.softmax(1)[owner_N, object_channels(owner_N)].to(first_NHW.dtype)
         found.append(logits_BKHW)
@@ -64,8 +64,9 @@ def propagate_clip(network: STCN, images_BTCHW: Tensor, first_NHW: Tensor, owner
 def _values(network: STCN, images_BCHW: Tensor, features: FrameFeatures, masks_NHW: Tensor, owner_N: Tensor) -> Tensor:
     together_BHW = masks_NHW.new_zeros(len(images_BCHW), *masks_NHW.shape[1:]).index_add(0, owner_N, masks_NHW)
     others_NHW = together_BHW[owner_N] - masks_NHW
+    shared = network.value_encoder.share(images_BCHW, features.f16_BChw)
     values: Tensor = network.value_encoder(
-        images_BCHW[owner_N], features.f16_BChw[owner_N], masks_NHW[:, None], others_NHW[:, None]
+        masks_NHW[:, None], others_NHW[:, None], tuple(maps[owner_N] for maps in shared)
     )
     return values
 

@@ -12,9 +12,10 @@ from rayvos.engines.base import Engine
 from rayvos.engines.labeling import label_clip
 from rayvos.engines.propagation import MemoryRule, pad_to_stride, propagate, unpad
 from rayvos.engines.registry import load_engine
-from rayvos.engines.stcn import DEVIATION, MEAN, StcnConfig
+from rayvos.engines.stcn import StcnConfig
 from rayvos.errors import FormatError, InputError, UsageError, WeightsError
 from rayvos.masks.rle import mask_to_rle, rle_to_mask
+from rayvos.models.stcn import DEVIATION, MEAN
 from tests.engines.stcn_clips import (
     HEIGHT,
     WIDTH,
