@@ -66,5 +66,5 @@ def test_another_networks_checkpoint_is_refused_by_its_names(tmp_path, state):
 
 
 def test_a_model_of_a_newer_version_is_refused():
-    with pytest.raises(WeightsError, match="unknown model keys width"):
-        build_model("stcn", {"attention": True, "width": 2})
+    with pytest.raises(WeightsError, match="unknown model keys depth"):
+        build_model("stcn", {"attention": True, "depth": 2})
