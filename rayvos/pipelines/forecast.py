@@ -24,6 +24,8 @@ class Forecast:
     units_left: int
     frames_left: int
     actors: int
+    busy_s: float
+    """Seconds of one actor that they take."""
     seconds_left: float
     """Wall time with `actors` actors."""
     output_bytes: float
@@ -59,6 +61,7 @@ def forecast(plan: RunPlan, labels_per_frame: float, actors: int, measured: Mapp
         units_left=len(todo),
         frames_left=frames_left,
         actors=actors,
+        busy_s=busy_s,
         seconds_left=busy_s / actors + tail_s,
         output_bytes=frames_left * labels_per_frame * bytes_per_label,
         basis=basis,

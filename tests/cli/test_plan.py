@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from rayvos.annotations.manifest import write_manifest
 from rayvos.annotations.run_folder import RunFolder
@@ -16,7 +17,7 @@ from rayvos.pipelines.label import LabelChoice, LabelJob
 from rayvos.pipelines.run_record import RunRecord
 from tests.engines_for_tests import ENGINE
 from tests.faults.test_failing_storage import label_here
-from tests.ray_cluster import make_clips
+from tests.ray_cluster import REPOSITORY, make_clips
 
 ENGINE_WORDS = ["--engine", ENGINE, "--option", "seconds_per_frame=15"]
 
@@ -136,3 +137,76 @@ def test_a_manifest_that_is_none_is_refused(tmp_path: Path, capsys: pytest.Captu
     assert main(["plan", str(tmp_path / "m.parquet"), "-o", str(tmp_path / "out"), *ENGINE_WORDS]) == 1
 
     assert "[bad_format]" in capsys.readouterr().err
+
+
+def costs(tmp_path: Path, **prices: float) -> str:
+    path = tmp_path / "costs.yaml"
+    found: dict[str, Any] = yaml.safe_load((REPOSITORY / "cluster" / "costs.yaml").read_text())
+    found["workers"].update(machines=2, cpus=3, start_s=100, idle_s=50, repeated_share=0.5)
+    for name, price in prices.items():
+        part, _, key = name.partition("__")
+        found[part][key] = price
+    path.write_text(yaml.safe_dump(found))
+    return str(path)
+
+
+PRICES = {
+    "workers__price_per_hour": 2.0,
+    "head__price_per_hour": 1.0,
+    "storage__price_per_gb_month": 0.0,
+    "storage__price_per_1000_reads": 1.0,
+    "storage__price_per_1000_writes": 10.0,
+}
+
+
+def test_time_and_cost_on_a_cluster_follow_from_measured_rates_and_the_users_prices(
+    manifest: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measure(str(tmp_path / "other"), frames=1, busy_s=100.0)
+    words = [manifest, "-o", str(tmp_path / "out"), "--rates-from", str(tmp_path / "other")]
+
+    found = foretold(capsys, *words, "--cluster", costs(tmp_path, **PRICES))["cluster"]
+
+    # 4 units of 6 frames at 100 s a frame; half of it is done twice; 2 machines hold 4 actors of the 5 that fit.
+    work_s = 24 * 100 * 1.5 / 4
+    assert (found["actors"], found["machines"]) == (4, 2)
+    assert found["seconds"] == pytest.approx(100 + work_s + 0.5 * 24 * 100 / 4)
+    assert found["worker_hours"] == pytest.approx(2 * (found["seconds"] + 50) / 3600)
+    assert found["worker_cost"] == pytest.approx(2 * found["worker_hours"])
+    assert found["head_cost"] == pytest.approx(found["head_hours"])
+    assert (found["reads"], found["writes"]) == (24 + 3 * 4, 2 * 4)
+    assert found["request_cost"] == pytest.approx((36 * 1 + 8 * 10) / 1000)
+    assert found["missing_prices"] == []
+
+
+def test_prices_that_are_not_filled_in_are_named_and_no_cost_is_shown(
+    manifest: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["plan", manifest, "-o", str(tmp_path / "out"), *ENGINE_WORDS]
+
+    assert main([*words, "--cluster", str(REPOSITORY / "cluster" / "costs.yaml")]) == 0
+    said = capsys.readouterr().out
+    assert "fill in workers.price_per_hour, head.price_per_hour" in said
+    assert main([*words, "--cluster", costs(tmp_path, **PRICES)]) == 0
+    assert "USD" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("workers: {machines: 1, cpus: many}", "expected a number from 0"),
+        ("workers: {machines: 1}", "cpus"),
+        ("workers: {machines: 1, cpus: 4, prize_per_hour: 3}", "price_per_hour"),
+        ("[]", "expected 'key: value' lines"),
+        ("workers: {machines: 1, cpus: 0.5}", "no machine holds an actor"),
+    ],
+)
+def test_a_cluster_file_with_a_mistake_is_refused(
+    manifest: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
+) -> None:
+    (tmp_path / "costs.yaml").write_text(text)
+    words = ["plan", manifest, "-o", str(tmp_path / "out"), *ENGINE_WORDS, "--cluster", str(tmp_path / "costs.yaml")]
+
+    assert main(words) == 2
+
+    assert message in capsys.readouterr().err
