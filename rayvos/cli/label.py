@@ -39,6 +39,8 @@ class LabelOptions:
     finetune: Annotated[bool, Parameter(negative="")] = False
     """Sharpen the network for each object with the masks that a person gave of it, in turn; --option finetune=middle
     or first takes one of them, --option finetune_steps=N other than 300 steps."""
+    adapt: Annotated[bool, Parameter(negative="")] = False
+    """Adapt the network of the engine `guided` to each clip by its boxes alone, where the score says that it helps."""
     calibration: str | None = None
     """Maps scores to IoUs, see `rayvos eval calibration --fit`; default: FILE.calibration.json beside the weights
     FILE.safetensors, if it is there; `none`: the engine's own scores."""
@@ -94,6 +96,8 @@ def label_job(source: str, run: RunOptions, options: LabelOptions = DEFAULTS, *,
     engine_options = parse_options(run.option)
     if options.cues is not None:
         engine_options["cues"] = options.cues
+    if options.adapt:
+        engine_options.setdefault("adapt", "true")
     if options.finetune:
         engine_options.setdefault("finetune", "all")
     return LabelJob(

@@ -59,6 +59,8 @@ class EngineNeeds:
     """Rough cost of a 480x854 frame without its objects (decode, flow), on one CPU core (or on the GPU it needs)."""
     seconds_per_label: float
     """Rough cost of one object on one frame."""
+    seconds_per_clip: float = 0.0
+    """Rough cost of a clip, whatever its length: adaptation."""
     seconds_per_masked_object: float = 0.0
     """Rough cost of an object of which a person gave masks, once per clip: fine-tuning."""
     num_cpus: float = 1

@@ -113,10 +113,15 @@ def check_finetuning(masks: FinetuneMasks, steps: int, learning_rate: float) -> 
 
 
 def used_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Return an engine's options without those of fine-tuning where there is none: labels do not depend on them."""
-    if options["finetune"] != "none":
-        return options
-    return {name: value for name, value in options.items() if not name.startswith("finetune") and name != "seed"}
+    """Return an engine's options without those that labels do not depend on.
+
+    Options of `finetune` and `adapt` start with these words; the seed is used by nothing else.
+    """
+    idle = tuple(word for word in ("finetune", "adapt") if options.get(word, False) in (False, "none"))
+    used = {name: value for name, value in options.items() if not name.startswith(idle)}
+    if len(idle) == 2:
+        used.pop("seed", None)
+    return used
 
 
 def gamma_curve(generator: np.random.Generator) -> NDArray[np.uint8]:

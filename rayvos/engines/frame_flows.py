@@ -13,7 +13,7 @@ from rayvos.engines.crop_cuts import Crop, flow_window
 from rayvos.engines.motion import dense_flow, flow_picture
 from rayvos.masks.warp import warp_back
 
-__all__ = ["FrameFlows", "move_probability", "read_frame_flows"]
+__all__ = ["FrameFlows", "move_probability", "partner_places", "read_frame_flows"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,10 +71,26 @@ def move_probability(
         flow: of the whole frame, from here to there.
         scale: pixels of the flow grid per pixel of the frame.
     """
+    place_x, place_y = partner_places(there, here, flow, scale)
+    y, x = np.mgrid[: here.size[0], : here.size[1]].astype(np.float32)
+    return warp_back(probability, np.dstack([place_x - x, place_y - y]))
+
+
+def partner_places(
+    there: Crop, here: Crop, flow: NDArray[np.float32], scale: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return where each pixel of this frame's crop lies on the partner's grid: x and y, each of `here.size`.
+
+    Args:
+        there: the crop on the partner frame.
+        here: the crop on this frame.
+        flow: of the whole frame, from here to there.
+        scale: pixels of the flow grid per pixel of the frame.
+    """
     y, x = np.mgrid[: here.size[0], : here.size[1]].astype(np.float32)
     shift = flow_window(flow, here, scale) / scale
     # Pixel centres: working grid -> frame -> along the flow -> the neighbour's working grid.
     (step_x, step_y), (other_x, other_y) = here.step, there.step
     place_x = (here.area[0] + (x + 0.5) * step_x + shift[..., 0] - there.area[0]) / other_x - 0.5
     place_y = (here.area[1] + (y + 0.5) * step_y + shift[..., 1] - there.area[1]) / other_y - 0.5
-    return warp_back(probability, np.dstack([place_x - x, place_y - y]))
+    return place_x, place_y

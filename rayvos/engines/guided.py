@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayvos.annotations.records import Clip
+from rayvos.engines.adapt import adapt_segmenter
 from rayvos.engines.base import EngineNeeds, FrameReader, Label
 from rayvos.engines.clip_prompts import ClipPrompts
 from rayvos.engines.crop_cuts import Crop, ellipse
@@ -32,7 +33,7 @@ from rayvos.engines.guidance import OFFSETS, Guidance, Prompt, guidance_planes
 from rayvos.engines.guided_network import DEFAULT_WEIGHTS, Found, GuidedSegmenter, load_segmenter
 from rayvos.engines.guided_tuning import sharpen_segmenters
 from rayvos.engines.scores import mean_margin, overlap, predicted_iou
-from rayvos.errors import choose
+from rayvos.errors import UsageError, choose
 from rayvos.masks.agreement import box_agreement
 from rayvos.masks.components import drop_specks
 
@@ -43,6 +44,7 @@ THRESHOLD = 0.5
 NEIGHBOUR_VOTE = 0.5  # of each nearest frame, as in the engine `cut`
 NEAR = 1
 SECONDS_PER_STEP = 0.05  # of the sharpening, at 128x128 on one core
+ADAPT_PLANES_S, ADAPT_STEP_S = 12.0, 0.25  # of the adaptation there: planes of 48 pairs, a step of batch 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,11 +63,19 @@ class GuidedConfig:
     """Steps of the sharpening."""
     finetune_rate: float = 3e-4
     """Learning rate of the sharpening."""
+    adapt: bool = False
+    """Adapt the network to each clip by its boxes alone, and keep that where the predicted score says it helps."""
+    adapt_steps: int = 100
+    """Steps of the adaptation."""
+    adapt_rate: float = 1e-4
+    """Learning rate of the adaptation."""
     seed: int = 0
-    """Of the sharpening's random numbers."""
+    """Of the sharpening's and the adaptation's random numbers."""
 
     def __post_init__(self) -> None:
         check_finetuning(self.finetune, self.finetune_steps, self.finetune_rate)
+        if self.adapt_steps < 1 or not self.adapt_rate > 0:
+            raise UsageError(f"adapt_steps {self.adapt_steps}, adapt_rate {self.adapt_rate}: expected numbers above 0")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,12 +140,13 @@ class GuidedEngine:
     def needs(self) -> EngineNeeds:
         """Return what planning and scheduling must know."""
         on_gpu = find_device(self._device_name, check=False).type == "cuda"
-        tunes = self._config.finetune != "none"
+        tunes, adapts = self._config.finetune != "none", self._config.adapt
         halo = max(OFFSETS) + (NEAR if self._config.neighbours else 0)
         return EngineNeeds(
-            halo=None if tunes else halo,  # a mask anywhere in the clip sharpens the labels of all of it
+            halo=None if tunes or adapts else halo,  # masks and boxes anywhere change the labels of the whole clip
             seconds_per_frame=0.06,
             seconds_per_label=0.1 if on_gpu else 0.15,
+            seconds_per_clip=ADAPT_PLANES_S + ADAPT_STEP_S * self._config.adapt_steps if adapts else 0.0,
             seconds_per_masked_object=2 + SECONDS_PER_STEP * self._config.finetune_steps if tunes else 0.0,
             num_cpus=2 if on_gpu else 1,
             # `auto` on a machine without a GPU may be planning for a cluster that has some.
@@ -154,13 +165,14 @@ class GuidedEngine:
             UsageError: the device does not exist here.
         """
         self._segmenter.move(find_device(self._device_name))
-        segmenters = self._sharpened(clip, images)
+        base = self._segmenter if not self._config.adapt else self._adapted(clip, images)
+        segmenters = self._sharpened(clip, images, base)
         prompts = ClipPrompts(clip)
         reach = NEAR if self._config.neighbours else 0
         first, stop = max(0, frames.start - reach), min(clip.num_frames, frames.stop + reach)
         wanted = [frame for frame in range(first, stop) if frame in prompts.frames]
         done: dict[int, _Frame] = {}
-        results = self._found_frames(images, prompts, wanted, segmenters)
+        results = self._found_frames(images, prompts, wanted, base, segmenters)
         last = -1
         for frame in frames:
             while last < frame + reach and (result := next(results, None)) is not None:
@@ -169,14 +181,21 @@ class GuidedEngine:
                 yield self._label(clip, done, frame, object_id)
             done.pop(frame - reach, None)
 
-    def _sharpened(self, clip: Clip, images: FrameReader) -> Mapping[int, GuidedSegmenter]:
+    def _adapted(self, clip: Clip, images: FrameReader) -> GuidedSegmenter:
+        config = self._config
+        return adapt_segmenter(
+            self._segmenter, clip, images,
+            steps=config.adapt_steps, learning_rate=config.adapt_rate, seed=config.seed,
+        ).segmenter  # fmt: skip
+
+    def _sharpened(self, clip: Clip, images: FrameReader, base: GuidedSegmenter) -> Mapping[int, GuidedSegmenter]:
         """Return the segmenters of the objects of which a person gave masks."""
         config = self._config
         if config.finetune == "none":
             return {}
         masks = [mask for object_id in masked_objects(clip) for mask in tuning_masks(clip, object_id, config.finetune)]
         return sharpen_segmenters(
-            self._segmenter, clip, images, masks,
+            base, clip, images, masks,
             steps=config.finetune_steps, learning_rate=config.finetune_rate, seed=config.seed,
         )  # fmt: skip
 
@@ -185,16 +204,17 @@ class GuidedEngine:
         images: FrameReader,
         prompts: ClipPrompts,
         wanted: list[int],
+        base: GuidedSegmenter,
         segmenters: Mapping[int, GuidedSegmenter],
     ) -> Iterator[tuple[int, _Frame]]:
         """Yield what is found on the wanted frames; the network works while the next planes are made."""
 
         def answer(guidances: Mapping[int, Guidance]) -> list[Found]:
             if not segmenters.keys() & guidances.keys():
-                return self._segmenter.segment(list(guidances.values()))
-            return [segmenters.get(key, self._segmenter).segment([shown])[0] for key, shown in guidances.items()]
+                return base.segment(list(guidances.values()))
+            return [segmenters.get(key, base).segment([shown])[0] for key, shown in guidances.items()]
 
-        with single_threads(self._segmenter.device, "guided") as (pool, _):
+        with single_threads(base.device, "guided") as (pool, _):
             pending: deque[tuple[_Asked, Future[list[Found]]]] = deque()
             for shot in read_frame_flows(images, wanted, OFFSETS):
                 asked = self._ask(shot, prompts.on(shot.frame))

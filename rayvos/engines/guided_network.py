@@ -26,7 +26,7 @@ from rayvos.models.guided import PLANES, Guided, GuidedOutput
 from rayvos.models.layers import fold_batch_norms
 from rayvos.models.registry import load_model
 
-__all__ = ["DEFAULT_WEIGHTS", "Found", "GuidedSegmenter", "load_segmenter"]
+__all__ = ["DEFAULT_WEIGHTS", "MIRRORED", "Found", "GuidedSegmenter", "load_segmenter", "on_grid"]
 
 DEFAULT_WEIGHTS = "guided"
 """Name of the packaged weights."""
@@ -151,12 +151,12 @@ class GuidedSegmenter:
             probabilities = torch.sigmoid(logits_BHW).cpu().numpy()
             qualities = torch.sigmoid(quality_B).cpu().tolist()
         return [
-            Found(probability, quality, _on_grid(guidance.crop, self.size))
+            Found(probability, quality, on_grid(guidance.crop, self.size))
             for probability, quality, guidance in zip(probabilities, qualities, guidances, strict=False)
         ]
 
 
-def _on_grid(crop: Crop, size: int) -> Crop:
+def on_grid(crop: Crop, size: int) -> Crop:
     """Return the crop with the network's grid as its working grid."""
     height, width = crop.size
     x0, y0, x1, y1 = crop.inner

@@ -287,7 +287,7 @@ def _cost_s(clip: Clip, needs: EngineNeeds) -> float:
     num_labels = sum(box.visible for box in clip.boxes) or clip.num_frames * len(clip.objects)
     masked = {mask.object_id for mask in clip.masks if mask.rle is not None and not mask.machine_made}
     labelling = scale * (clip.num_frames * needs.seconds_per_frame + num_labels * needs.seconds_per_label)
-    return labelling + len(masked) * needs.seconds_per_masked_object
+    return labelling + needs.seconds_per_clip + len(masked) * needs.seconds_per_masked_object
 
 
 def _known_pieces(run: RunFolder) -> dict[tuple[str, str], list[tuple[int, int, str]]]:

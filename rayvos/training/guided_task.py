@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -242,6 +242,8 @@ def _rank_correlation(a: Tensor, b: Tensor) -> float:
 class GuidedOptions:
     """Options of the task `guided`."""
 
+    supervision: Literal["masks", "boxes"] = "masks"
+    """`masks` of generated clips, or the `boxes` of your own (see `training/box_supervision_task.py`)."""
     size: int = 128
     """Height and width of the crop in pixels, a multiple of 32."""
     reuse: int = 6
@@ -261,8 +263,16 @@ def plan_guided(request: TrainingRequest) -> TrainingPlan:
         UsageError: the recipe or an option is unknown, a value is not possible, or data are given.
         WeightsError: the initial weights are missing, damaged or of another network.
     """
+    supervision = choose("supervision", str(request.options.get("supervision", "masks")), ("masks", "boxes"))
+    if supervision == "boxes":
+        from rayvos.training.box_supervision_task import plan_box_supervision
+
+        return plan_box_supervision(request)
     if request.data or request.validation:
-        raise UsageError("task 'guided' learns from generated clips; leave out the data")
+        raise UsageError(
+            "task 'guided' learns from generated clips; leave out the data, or learn from their boxes with "
+            "--supervision boxes"
+        )
     options = fill_options(GuidedOptions, request.options, kind="option of task 'guided'")
     task = GuidedTask(
         seed=request.seed,
