@@ -21,6 +21,7 @@ __all__ = ["TASKS", "TrainingPlan", "TrainingRequest", "plan_training"]
 
 TASKS: Mapping[str, str] = {
     "guided": "rayvos.training.guided_task:plan_guided",
+    "propagation": "rayvos.training.propagation_task:plan_propagation",
 }
 """Name → `module:function` of the planner."""
 
