@@ -8,6 +8,10 @@ clips; those of the score are over all labels. Masks below 51 pixels are left ou
     python -m benchmarks.label_quality --clips DAVIS
     python -m benchmarks.label_quality --clips DAVIS --methods cut,guided --jitter 0 0.05 0.15 --step 4
     python -m benchmarks.label_quality --clips DAVIS --methods cut,box2seg,my.package:Engine
+    python -m benchmarks.label_quality --clips DAVIS --methods guided,adapted,finetuned-first,finetuned-middle
+
+`adapted` learns from each clip's boxes, `finetuned-first` and `finetuned-middle` from one true mask of each object, as
+a person would draw it, on the first or the middle frame that shows the object; that frame is not counted.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from benchmarks.reporting import arguments, finish
 from rayvos.annotations.formats.davis import read_davis
 from rayvos.annotations.records import Box, Clip
 from rayvos.engines.base import Engine, EngineNeeds, FrameReader, Label
+from rayvos.engines.finetune import FinetuneMasks, tuning_masks
 from rayvos.engines.registry import load_engine
 from rayvos.evaluation.boundary_f import boundary_f
 from rayvos.evaluation.calibration import Calibration, calibration_from_pairs
@@ -90,10 +95,25 @@ class Method:
     """Takes the clip with its true masks, and the boxes; methods that are given a mask say so in their name."""
 
 
+def with_one_mask(choice: FinetuneMasks) -> Callable[[Clip, tuple[Box, ...]], Clip]:
+    """Return what shows boxes and, of each object, the mask of its first or its middle frame."""
+
+    def show(clip: Clip, boxes: tuple[Box, ...]) -> Clip:
+        boxed = {(box.frame, box.object_id) for box in boxes}
+        seen = replace(clip, boxes=boxes, masks=tuple(m for m in clip.masks if (m.frame, m.object_id) in boxed))
+        masks = [mask for object_id in clip.object_ids() for mask in tuning_masks(seen, object_id, choice)]
+        return replace(boxes_only(clip, boxes), masks=tuple(masks))
+
+    return show
+
+
 METHODS: dict[str, Method] = {
     "box": Method(lambda: ShapeEngine("box")),
     "ellipse": Method(lambda: ShapeEngine("ellipse")),
     "grabcut": Method(lambda: load_engine("cut", cues="color")),
+    "adapted": Method(lambda: load_engine("guided", adapt=True)),
+    "finetuned-first": Method(lambda: load_engine("guided", finetune="first"), with_one_mask("first")),
+    "finetuned-middle": Method(lambda: load_engine("guided", finetune="middle"), with_one_mask("middle")),
 }
 """Methods that are no engine of their own; any other name is one of `rayvos.engines.registry`, with boxes only."""
 
@@ -174,6 +194,8 @@ def measure(method: Method, clips: list[Clip], jitter: float, step: int) -> tupl
         }
         boxes = tuple(draw_box(clip, *place, rle, jitter) for place, rle in truth.items())
         task = method.show(clip, boxes)
+        for mask in task.masks:
+            del truth[mask.frame, mask.object_id]  # given, so nothing is left to find there
         measured[clip.clip_id] = []
         started = time.perf_counter()
         with open_clip(task) as images:
