@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -25,6 +25,9 @@ class ReviewFlags:
     """Labels to show, worst first, one per object at most."""
     below: float = 1.0
     """Only labels with a lower score."""
+    frame: Literal["worst", "middle"] = "worst"
+    """Which frame of each object: its worst, or the middle one, whose mask sharpens the others best: for a first round
+    before `rayvos label --finetune`."""
     overwrite: Annotated[bool, Parameter(negative="")] = False
     """Discard the review that is in the folder, answers included."""
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False
@@ -57,7 +60,7 @@ def review(run: str, flags: ReviewFlags) -> int:
 
     with Progress("reading labels", unit="clips") as progress:
         found = write_review(
-            run, flags.out, num_worst=flags.worst, below=flags.below, overwrite=flags.overwrite,
+            run, flags.out, num_worst=flags.worst, below=flags.below, shown=flags.frame, overwrite=flags.overwrite,
             on_clip=progress.advance,
         )  # fmt: skip
     if flags.as_json:

@@ -101,8 +101,13 @@ def load_engine(
 
 def _with_calibration(engine: Engine, weights: str | None, calibration: str | None) -> Engine:
     path = calibration
-    if path is None and weights is not None and storage.exists(calibration_beside(weights)):
-        path = calibration_beside(weights)
+    if path is None and engine.weights:
+        from rayvos.models.registry import packaged_weights  # waits for torch, which such an engine has loaded
+
+        packaged = packaged_weights()
+        file = packaged.get(weights or engine.name, weights)
+        if file is not None and storage.exists(calibration_beside(file)):
+            path = calibration_beside(file)
     if path is None or path == "none":
         return engine
     return CalibratedEngine(engine, read_calibration(path), where=path)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rayvos import storage
 from rayvos.annotations.formats.label_maps import write_label_map
-from rayvos.annotations.label_frames import given_boxes
+from rayvos.annotations.label_frames import frames_of, given_boxes
 from rayvos.annotations.manifest import ManifestFile
 from rayvos.annotations.records import Clip
 from rayvos.annotations.review_folder import (
@@ -27,6 +28,7 @@ from rayvos.annotations.review_folder import (
     write_review_set,
 )
 from rayvos.annotations.run_folder import RunFolder, iter_labels, label_rounds
+from rayvos.engines.keyframes import middle_frame
 from rayvos.errors import InputError, UsageError
 from rayvos.masks.rle import mask_to_rle, rle_to_mask
 from rayvos.review.contact_sheet import encode_jpeg
@@ -34,7 +36,9 @@ from rayvos.review.overlays import ObjectLabel, overlay_image
 from rayvos.review.run_statistics import RunStatistics, WorstLabel
 from rayvos.video.source import open_clip
 
-__all__ = ["ReviewSummary", "write_review"]
+__all__ = ["ReviewSummary", "ShownFrame", "write_review"]
+
+ShownFrame = Literal["worst", "middle"]
 
 PARTS = ("labels", "images", "overlays", REVIEW_FILE, ANSWERS_FILE)
 GOOD_SCORE = 0.7  # Box2Seg's stricter recall threshold
@@ -63,6 +67,7 @@ def write_review(
     *,
     num_worst: int = 20,
     below: float = 1.0,
+    shown: ShownFrame = "worst",
     overwrite: bool = False,
     on_clip: Callable[[], None] = lambda: None,
 ) -> ReviewSummary:
@@ -72,7 +77,9 @@ def write_review(
         run: output folder of a labelling run, path or URL; it may still be going on.
         out: folder to write into, path or URL.
         num_worst: labels at most.
-        below: only labels with a lower score.
+        below: only objects whose worst label has a lower score.
+        shown: of each object its `worst` frame, or the `middle` one of those that show it: a mask there sharpens all
+            others best, and is what the first round should ask for.
         overwrite: replace a review that is in the folder, its answers and redrawn masks included.
         on_clip: called after each clip that was read.
 
@@ -91,20 +98,38 @@ def write_review(
     worst = [label for label in statistics.worst_labels() if label.score < below]
     if not worst:
         raise InputError(f"{run}: no mask of the engine with a score below {below:g}; there is nothing to review")
+    items = worst if shown == "worst" else _middle_labels(run, worst)
     configuration = folder.read_run_json().get("configuration", {})
-    shown = ReviewSet(
+    review = ReviewSet(
         run=_absolute(folder.path),
         manifest=_absolute(folder.newest_manifest()),
         engine=str(configuration.get("engine", "")),
         weights=str(configuration.get("weights", "")),
-        items=tuple(_write_items(folder, out, worst)),
+        items=tuple(_write_items(folder, out, items)),
     )
-    write_review_set(out, shown)
+    write_review_set(out, review)
     masks = statistics.num_masks
     return ReviewSummary(
-        out, len(worst), worst[0].score, worst[-1].score, masks,
+        out, len(items), min(item.score for item in items), max(item.score for item in items), masks,
         (masks - statistics.num_low) / masks if masks else None, statistics.num_human,
     )  # fmt: skip
+
+
+def _middle_labels(run: str, worst: Sequence[WorstLabel]) -> list[WorstLabel]:
+    """Return the label on the middle frame of each of these objects, in the same order."""
+    wanted = {(label.clip_id, label.object_id): label for label in worst}
+    found: dict[tuple[str, int], WorstLabel] = {}
+    for clip_id, table in iter_labels(run, clip_ids={label.clip_id for label in worst}):
+        masks: dict[int, dict[int, WorstLabel]] = {}
+        for frame, labels in frames_of(table):
+            for label in labels:
+                if label.rle is not None and not label.human and (clip_id, label.object_id) in wanted:
+                    score = label.score or 0.0
+                    shown = WorstLabel(clip_id, label.object_id, frame, score, label.rle)
+                    masks.setdefault(label.object_id, {})[frame] = shown
+        for object_id, by_frame in masks.items():
+            found[clip_id, object_id] = by_frame[middle_frame(by_frame)]
+    return [found[key] for key in wanted]
 
 
 def _absolute(path: str) -> str:

@@ -49,6 +49,17 @@ def test_untouched_labels_are_no_fixes_and_scores_choose(run, tmp_path):
     assert {fix.kind for fix in read_fixes(out, read_review_set(out))} == {"unanswered"}
 
 
+def test_a_first_round_shows_the_middle_frame_of_each_object(run, tmp_path):
+    found = write_review(run, str(tmp_path / "out"), num_worst=3, shown="middle")
+
+    write_review(run, str(tmp_path / "worst"), num_worst=3)
+    items, worst = (read_review_set(str(tmp_path / name)).items for name in ("out", "worst"))
+    assert [(i.clip_id, i.object_id) for i in items] == [(i.clip_id, i.object_id) for i in worst]
+    # Object 1 is seen on the frames 0…5, object 2 on 0…4.
+    assert {(item.object_id, item.frame) for item in items} == {(1, 3), (2, 2)}
+    assert found.lowest == pytest.approx(min(item.score for item in items))
+
+
 def test_a_clip_that_was_corrected_is_in_its_next_round(tmp_path):
     clips = [make_clip(tmp_path / "frames", name) for name in ("a", "b")]
     make_run(tmp_path / "run", clips)
