@@ -149,7 +149,9 @@ def main() -> None:
     results: dict[str, Any] = {}
     for jitter in options.jitter:
         for method in options.methods:
-            chosen = METHODS.get(method) or Method(lambda name=method: load_engine(name))
+            chosen = METHODS.get(method) or Method(
+                lambda name=method: load_engine(name, weights=options.weights.get(name))
+            )
             labels, seconds = measure(chosen, clips, jitter, step)
             per_clip = {clip_id: summarize(found) for clip_id, found in labels.items()}
             overall = mean_of_clips(per_clip)
@@ -174,9 +176,15 @@ def parse_arguments() -> argparse.Namespace:
     parser = arguments(__doc__)
     parser.add_argument("--clips", required=True, metavar="DIR", help="folder with JPEGImages and Annotations")
     parser.add_argument("--methods", type=lambda text: text.split(","), default=DEFAULT_METHODS)
+    parser.add_argument(
+        "--weights", type=lambda text: tuple(text.split("=", 1)), action="append", default=[], metavar="METHOD=FILE",
+        help="weights of an engine among the methods",
+    )  # fmt: skip
     parser.add_argument("--jitter", type=float, nargs="+", default=[0.0], help="shares of the box, as 0 0.05 0.15")
     parser.add_argument("--step", type=int, default=1, help="label every n-th frame only; scores then lack a term")
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.weights = dict(options.weights)
+    return options
 
 
 def measure(method: Method, clips: list[Clip], jitter: float, step: int) -> tuple[dict[str, list[Measured]], float]:

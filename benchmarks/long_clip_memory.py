@@ -5,6 +5,7 @@ planner's help (which would cut it into units), from an H.264 file.
 
     python -m benchmarks.long_clip_memory
     python -m benchmarks.long_clip_memory --quick
+    python -m benchmarks.long_clip_memory --engine sta --weights FILE --option height=64 --option width=96
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 from benchmarks.reporting import arguments, finish
 from rayvos.annotations.records import Box, Clip, ClipSource, ObjectInfo
 from rayvos.engines.labeling import label_clip
+from rayvos.engines.options import parse_options
 from rayvos.engines.registry import EngineChoice
 from rayvos.video.synthetic import SynthConfig, generate_clip
 
@@ -46,13 +48,13 @@ def write_video(path: Path, num_frames: int) -> tuple[Box, ...]:
     return tuple(boxes)
 
 
-def _peak(engine: str, path: str, boxes: tuple[Box, ...]) -> tuple[float, float, int]:
+def _peak(engine: EngineChoice, path: str, boxes: tuple[Box, ...]) -> tuple[float, float, int]:
     """Label the clip in this process; return its peak memory in MiB, its seconds, and the labels."""
     cv2.setNumThreads(1)
     source = ClipSource("video", path)
     clip = Clip("clip", source, HEIGHT, WIDTH, len(boxes), objects=(ObjectInfo(1),), boxes=boxes)
     started = time.perf_counter()
-    labels = label_clip(EngineChoice(engine).load(), clip).num_rows
+    labels = label_clip(engine.load(), clip).num_rows
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return peak, time.perf_counter() - started, labels
 
@@ -61,7 +63,10 @@ def main() -> None:
     """Run it."""
     parser = arguments(__doc__ or "")
     parser.add_argument("--engine", default="cut", help="engine by name, or package.module:Class")
+    parser.add_argument("--weights", help="weights of the engine")
+    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="option of the engine")
     options = parser.parse_args()
+    engine = EngineChoice(options.engine, parse_options(options.option), options.weights, "cpu")
     short, long = (50, 200) if options.quick else (100, 3000)
     found = {}
     context = multiprocessing.get_context("spawn")
@@ -70,7 +75,7 @@ def main() -> None:
             path = Path(temporary) / f"{num_frames}.mp4"
             boxes = write_video(path, num_frames)
             with context.Pool(1) as pool:  # a fresh process, so that its peak is this clip's
-                found[num_frames] = pool.apply(_peak, (options.engine, str(path), boxes))
+                found[num_frames] = pool.apply(_peak, (engine, str(path), boxes))
             peak, seconds, labels = found[num_frames]
             print(f"{num_frames:>6} frames  peak {peak:.0f} MiB, {labels} labels in {seconds:.1f} s")
     ratio = found[long][0] / found[short][0]

@@ -236,24 +236,6 @@ def test_too_little_memory_for_a_window_changes_nothing(weights, whole):
     assert content(label(make_engine(weights, memory_gb=1e-6), two_objects())) == content(whole)
 
 
-def test_half_precision_moves_few_pixels_and_fits_its_filters_in_float32(weights, whole, monkeypatch):
-    dtypes = set()
-    aggregate = STA.aggregate
-
-    def watched(self, *given, **options):
-        solution = aggregate(self, *given, **options)
-        dtypes.update(part.dtype for part in solution[:3])
-        return solution
-
-    monkeypatch.setattr(STA, "aggregate", watched)
-    halves = label(make_engine(weights, precision="bfloat16"), two_objects())
-
-    pairs = [(a.mask, b.mask) for a, b in zip(whole, halves, strict=True) if a.mask is not None]
-    moved, drawn = sum((a != b).sum() for a, b in pairs), sum(a.sum() for a, _ in pairs)
-    assert dtypes == {torch.float32}
-    assert 0 < moved < 0.05 * drawn
-
-
 def test_threads_change_nothing(weights, whole):
     torch.set_num_threads(3)
 
