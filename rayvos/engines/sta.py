@@ -66,7 +66,8 @@ class StaConfig:
     width: int | None = None
     """Width of the network's input, a multiple of 32; None: that of the crops it learnt from (the authors': 832)."""
     precision: Precision = "float32"
-    """Arithmetic of convolutions; the halves are faster on GPUs and change labels slightly. Filters are float32."""
+    """Arithmetic of convolutions; the halves are faster on GPUs and move about one pixel in a thousand. Filters, and
+    with bfloat16 the decoder, are float32."""
     memory_gb: float = 2.0
     """Memory for codes of frames; where it is short, some are computed twice. Labels do not depend on it."""
 
