@@ -4,15 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import shutil
-import socket
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,73 +14,14 @@ from rayvos.annotations.run_folder import RunFolder
 from rayvos.pipelines.label import LabelJob
 from tests.engines_for_tests import ENGINE
 from tests.faults.test_failing_storage import label_here
-from tests.ray_cluster import REPOSITORY, files_of, job_on, make_clips, worker_environment
+from tests.ray_cluster import REPOSITORY, files_of, job_on, make_clips
+from tests.ray_head import NUM_CPUS, wait_for
 
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-
-NUM_CPUS = 5
-PORTS = (
-    "port",
-    "dashboard-port",
-    "dashboard-agent-listen-port",
-    "dashboard-agent-grpc-port",
-    "metrics-export-port",
-    "ray-client-server-port",
-    "node-manager-port",
-    "object-manager-port",
-    "runtime-env-agent-port",
-)
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-
-
-@pytest.fixture(scope="module")
-def jobs() -> Iterator[Any]:
-    """A client of a cluster with its own ports and folders, ended by the process that started it."""
-    from ray.job_submission import JobSubmissionClient
-
-    folder = tempfile.mkdtemp(prefix="rv-", dir="/tmp")  # sockets live in it: their paths must stay short
-    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
-    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--disable-usage-stats"]
-    command += ["--dashboard-host", "127.0.0.1", "--num-cpus", str(NUM_CPUS), "--object-store-memory", "150000000"]
-    command += ["--temp-dir", folder, *(f"--{name}={port}" for name, port in ports.items())]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**worker_environment(), "PATH": path, "RAY_JOB_STOP_WAIT_TIME_S": "20", "RAY_TMPDIR": folder}
-    log = Path(folder) / "start.log"
-    with log.open("wb") as output:
-        head = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        try:
-            yield wait_for(lambda: JobSubmissionClient(f"http://127.0.0.1:{ports['dashboard-port']}"), log)
-        finally:
-            head.terminate()
-            head.wait(60)
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def wait_for(attempt: Callable[[], Any], log: Path | None = None, seconds: float = 90) -> Any:
-    """Return the first result of `attempt` that is true; errors mean that it is too early."""
-    deadline = time.monotonic() + seconds
-    found, last_error = None, ""
-    while not found and time.monotonic() < deadline:
-        try:
-            found = attempt()
-        except (ConnectionError, RuntimeError) as error:
-            last_error = str(error)
-        time.sleep(0 if found else 0.2)
-    assert found, (last_error, log and log.read_text())
-    return found
 
 
 def submit(jobs: Any, job: LabelJob, *words: str) -> str:
