@@ -63,6 +63,8 @@ class RunOptions:
     """Time limit of a clip or frame range; default: 20 times the planned time, at least 600 s."""
     memory_limit: str | None = None
     """Memory an actor may use, such as 4GB, on machines without GPU; default: its share of the machine's."""
+    gpus_per_actor: float | None = None
+    """GPUs of an actor, such as 0.25 for four on each; `peak_gpu_bytes` in an earlier run.json tells what one takes."""
     max_pixels: int = DecodeLimits().max_pixels
     """Largest frame, width x height; a clip with a larger one becomes a dead letter before it is decoded."""
     overwrite: Annotated[bool, Parameter(negative="")] = False
@@ -83,6 +85,7 @@ class RunOptions:
             "max_attempts": self.max_attempts,
             "timeout_s": self.timeout_s,
             "memory_limit_bytes": None if self.memory_limit is None else parse_bytes(self.memory_limit),
+            "gpus_per_actor": self.gpus_per_actor,
             "max_pixels": self.max_pixels,
             "actors": self.actors,
             "address": self.address,

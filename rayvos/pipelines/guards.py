@@ -15,6 +15,7 @@ import errno
 import faulthandler
 import os
 import resource
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,16 @@ from pathlib import Path
 from rayvos.errors import EngineError, OutOfMemoryError, RayvosError
 from rayvos.pipelines.attempts import WorkerNote
 
-__all__ = ["die", "ends_the_process", "error_code", "limited_memory", "peak_rss", "time_limit", "timeout_of"]
+__all__ = [
+    "die",
+    "ends_the_process",
+    "error_code",
+    "limited_memory",
+    "peak_gpu_bytes",
+    "peak_rss",
+    "time_limit",
+    "timeout_of",
+]
 
 SHORTEST_TIMEOUT_S = 600.0
 TIMES_PLANNED = 20.0  # planned costs are rough, machines are shared: only what hangs should meet the limit
@@ -97,6 +107,14 @@ def peak_rss() -> int:
     return _status_bytes("VmHWM")
 
 
+def peak_gpu_bytes() -> int:
+    """Return the most memory this process has reserved on its GPU, in bytes; 0 where it uses none."""
+    torch = sys.modules.get("torch")  # loaded by the engine, if it needs it
+    if torch is None or not torch.cuda.is_initialized():
+        return 0
+    return int(torch.cuda.max_memory_reserved())
+
+
 def error_code(error: BaseException) -> str:
     """Return the stable code of whatever a piece raised."""
     seen: BaseException | None = error
@@ -114,7 +132,7 @@ def ends_the_process(error: BaseException) -> bool:
     return "CUDA error" in str(error) and error_code(error) != OutOfMemoryError.code
 
 
-def die(note: WorkerNote, piece: int, text: str) -> None:
+def die(note: WorkerNote, piece: int | None, text: str) -> None:
     """End the process at once; Ray starts another one and gives it the unit again."""
     note.begin(piece)
     note.write(text)

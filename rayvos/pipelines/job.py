@@ -38,6 +38,8 @@ class Job(ABC):
     """Time limit of a clip's frame range; None: 20 times what is planned, 600 s at least."""
     memory_limit_bytes: int | None = None
     """Per actor; None: an equal share of its machine's."""
+    gpus_per_actor: float | None = None
+    """None: what the engine asks for. Below 1, an actor gets that share of its GPU's memory and no more."""
     max_pixels: int = DecodeLimits().max_pixels
     """Largest frame, width x height."""
     actors: int | None = None
@@ -50,10 +52,13 @@ class Job(ABC):
     def __post_init__(self) -> None:
         if self.max_failed < 0 or self.max_attempts < 1:
             raise UsageError("max_failed: expected 0 or more; max_attempts: expected 1 or more")
-        for name in ("timeout_s", "memory_limit_bytes", "max_pixels", "actors", "limit"):
+        for name in ("timeout_s", "memory_limit_bytes", "gpus_per_actor", "max_pixels", "actors", "limit"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UsageError(f"{name}: expected more than 0, found {value}")
+        share = self.gpus_per_actor
+        if share is not None and share > 1 and share != int(share):  # Ray has no such thing
+            raise UsageError(f"gpus_per_actor: expected a share of one GPU or a whole number of them, found {share}")
 
     @abstractmethod
     def work(self) -> WorkChoice:
@@ -75,6 +80,7 @@ class Job(ABC):
             "max_attempts": self.max_attempts,
             "timeout_s": self.timeout_s,
             "memory_limit_bytes": self.memory_limit_bytes,
+            "gpus_per_actor": self.gpus_per_actor,
             "max_pixels": self.max_pixels,
             "retry_failed": self.retry_failed,
             "arguments": sys.argv[1:],

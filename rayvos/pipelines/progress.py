@@ -36,6 +36,7 @@ class RunProgress:
     busy_s: float = 0.0
     """Seconds of actors, waiting included."""
     peak_rss_bytes: int = 0
+    peak_gpu_bytes: int = 0
     worker_deaths: int = 0
     """Workers that began a unit and did not end it."""
     workers: set[str] = field(default_factory=set)
@@ -73,6 +74,7 @@ class RunProgress:
         self.worker_deaths += receipt.num_attempts - 1
         self.workers.add(receipt.worker)
         self.peak_rss_bytes = max(self.peak_rss_bytes, receipt.rss_bytes)
+        self.peak_gpu_bytes = max(self.peak_gpu_bytes, receipt.gpu_bytes)
 
     def throughput(self) -> dict[str, float]:
         """Return the numbers that `run.json` keeps."""
@@ -95,4 +97,5 @@ class RunProgress:
             "commit_s": round(self.commit_s, 3),
             "busy_s": round(self.busy_s, 3),
             "peak_rss_bytes": self.peak_rss_bytes,
+            "peak_gpu_bytes": self.peak_gpu_bytes,
         }

@@ -39,6 +39,8 @@ class Receipt:
     """Its machine and process."""
     rss_bytes: int = 0
     """Most memory the worker has held so far."""
+    gpu_bytes: int = 0
+    """Most memory the worker has reserved on its GPU so far."""
     error: str = ""
     """Code of what kept the unit from being committed; empty if it was."""
     message: str = ""

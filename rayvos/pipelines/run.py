@@ -30,6 +30,7 @@ from rayvos.pipelines.progress import RunProgress
 from rayvos.pipelines.receipts import Receipt, unit_to_row
 from rayvos.pipelines.run_record import RunRecord, check_same_configuration
 from rayvos.pipelines.stopping import RunStopped, stop_signals
+from rayvos.pipelines.stragglers import LATE_S, rescuing
 from rayvos.pipelines.work import Work
 from rayvos.pipelines.worker import UnitWorker, WorkerSettings
 
@@ -144,6 +145,8 @@ def _run_units(
     todo, needs = plan.todo, work.needs()
     if not todo:
         return
+    if job.gpus_per_actor is not None and needs.num_gpus:
+        needs = replace(needs, num_gpus=job.gpus_per_actor)
     with connected(job.address, least_cpus=(job.actors or 0) * needs.num_cpus):
         nodes = read_nodes()
         pool = plan_pool(
@@ -167,6 +170,8 @@ def _run_units(
                 memory_limit_bytes=pool.memory_limit_bytes,
                 num_threads=pool.num_threads,
                 max_pixels=job.max_pixels,
+                late_s=LATE_S,
+                gpu_share=pool.num_gpus,
             )
             try:
                 _take_receipts(job, _receipts(todo, settings, pool), progress, on_progress)
@@ -232,8 +237,11 @@ def _receipts(todo: list[Unit], settings: WorkerSettings, pool: ActorPool) -> Ge
             num_gpus=pool.num_gpus or None,
         )
         try:
-            for row in dataset.iter_rows():
-                yield Receipt.from_row(row)
+            with rescuing(todo, pool, UnitWorker, settings) as rescue:
+                for row in dataset.iter_rows():
+                    receipt = Receipt.from_row(row)
+                    rescue.done(receipt)
+                    yield receipt
         except (ray.exceptions.RayError, ray.data.exceptions.ExecutionTimeoutError) as error:
             reason = str(error).strip().splitlines()
             raise RunError(

@@ -32,6 +32,7 @@ from rayvos.pipelines.guards import (
     ends_the_process,
     error_code,
     limited_memory,
+    peak_gpu_bytes,
     peak_rss,
     time_limit,
     timeout_of,
@@ -39,6 +40,7 @@ from rayvos.pipelines.guards import (
 from rayvos.pipelines.prefetch import OpeningClip
 from rayvos.pipelines.receipts import Receipt, row_to_unit
 from rayvos.pipelines.sink import commit_unit
+from rayvos.pipelines.stragglers import LATE_S, late_after, watching_for
 from rayvos.pipelines.work import Work, WorkChoice
 from rayvos.redaction import without_secrets
 from rayvos.video.limits import DecodeLimits
@@ -72,6 +74,10 @@ class WorkerSettings:
     """For torch and OpenCV."""
     max_pixels: int = DecodeLimits().max_pixels
     """Largest frame, width x height."""
+    late_s: float = LATE_S
+    """Seconds before a unit may be late, see `rayvos.pipelines.stragglers`."""
+    gpu_share: float = 0.0
+    """GPUs of an actor; below 1, the share of its GPU's memory that it may use."""
 
 
 class UnitWorker:
@@ -83,6 +89,10 @@ class UnitWorker:
         cv2.setNumThreads(settings.num_threads)
         self.settings = settings
         with starting(RunFolder(settings.run), settings.session, settings.num_actors + settings.max_attempts):
+            if 0 < settings.gpu_share < 1:  # Ray shares out GPUs, and does not look at their memory
+                import torch
+
+                torch.cuda.set_per_process_memory_fraction(settings.gpu_share)
             self.work = settings.work.load()
         self.run = RunFolder(settings.run, self.work.table)
         if "torch" in sys.modules:  # loaded by the engine, if it needs it
@@ -93,19 +103,22 @@ class UnitWorker:
     def __call__(self, batch: Mapping[str, Any]) -> Iterator[dict[str, list[Any]]]:
         """Yield one receipt for each row of the batch (Ray gives one)."""
         for row in batch["unit"]:
-            unit = row_to_unit(str(row))
-            try:
-                receipt = self.do_unit(unit)
-            except Exception as error:
-                logger.exception("unit=%s could not be committed", unit.unit_id)
-                receipt = _receipt(
-                    unit,
-                    self.run.schema.empty_table(),
-                    self.work,
-                    error=error_code(error),
-                    message=without_secrets(str(error) or repr(error)),
-                )
-            yield receipt.to_batch()
+            yield self.do_row(str(row)).to_batch()
+
+    def do_row(self, row: str) -> Receipt:
+        """Do the unit of a row and return its receipt, whatever happens."""
+        unit = row_to_unit(row)
+        try:
+            return self.do_unit(unit)
+        except Exception as error:
+            logger.exception("unit=%s could not be committed", unit.unit_id)
+            return _receipt(
+                unit,
+                self.run.schema.empty_table(),
+                self.work,
+                error=error_code(error),
+                message=without_secrets(str(error) or repr(error)),
+            )
 
     def do_unit(self, unit: Unit) -> Receipt:
         """Do a unit and commit its file; a unit that is committed already is left alone.
@@ -127,7 +140,9 @@ class UnitWorker:
                 "(opening the manifest, or writing the rows); see the workers' logs, then run the job again"
             )
         seconds = StageSeconds()
-        rows, letters = self._do_pieces(unit, clips, marks, history, seconds)
+        late_s = late_after(unit.cost_s, 1.0, self.settings.late_s)
+        with watching_for(self.run.unit_file(unit.unit_id), self.note, late_s):
+            rows, letters = self._do_pieces(unit, clips, marks, history, seconds)
         commit_started = time.perf_counter()
         with time_limit(self.note, None, COMMIT_TIMEOUT_S):
             table = pa.concat_tables([self.run.schema.empty_table(), *(rows[index] for index in sorted(rows))])
@@ -258,6 +273,7 @@ def _receipt(
         first_failure=letters[0].message if letters else "",
         worker=f"{socket.gethostname()}:{os.getpid()}",
         rss_bytes=peak_rss(),
+        gpu_bytes=peak_gpu_bytes(),
         **numbers,
     )
 

@@ -50,6 +50,14 @@ def test_cpus_do_where_gpus_are_absent_or_not_wanted(nodes: list[Node]) -> None:
     assert plan_pool(nodes, GPU_ENGINE, num_units=100, device=device).num_gpus == 0
 
 
+def test_actors_share_a_gpu_and_its_cpus() -> None:
+    needs = EngineNeeds(0, 0.1, 0.1, num_gpus=0.25)
+
+    pool = plan_pool([Node(8, 1, 0), Node(16, 2, 0)], needs, num_units=100)
+
+    assert (pool.num_actors, pool.num_gpus, pool.num_cpus) == (12, 0.25, 2)
+
+
 def test_a_gpu_that_is_insisted_on_must_be_there() -> None:
     with pytest.raises(UsageError, match="no GPU"):
         plan_pool([Node(8, 0, 0)], GPU_ENGINE, num_units=1, device="cuda")
