@@ -96,9 +96,10 @@ def train(task: str, options: TrainOptions, **own: str) -> int:
     from rayvos.cli.progress import Progress
     from rayvos.training.runs import discard_run
 
-    plan, settings = _plan(task, options, own), _settings(options)
+    settings = _settings(options)
     if options.overwrite:
         discard_run(options.out)
+    plan = _plan(task, options, own)
     with Progress("training", total=plan.optimisation.steps, unit="steps") as progress:
 
         def show(note: RunNote) -> None:
@@ -128,6 +129,7 @@ def _plan(task: str, options: TrainOptions, own: dict[str, str]) -> TrainingPlan
         steps=options.steps,
         batch_size=options.batch_size,
         learning_rate=options.learning_rate,
+        folder=options.out,
         options=task_options,
     )
     return plan_training(task, request)

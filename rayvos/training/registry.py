@@ -22,6 +22,7 @@ __all__ = ["TASKS", "TrainingPlan", "TrainingRequest", "plan_training"]
 TASKS: Mapping[str, str] = {
     "guided": "rayvos.training.guided_task:plan_guided",
     "propagation": "rayvos.training.propagation_task:plan_propagation",
+    "box2seg": "rayvos.training.box2seg_task:plan_box2seg",
 }
 """Name → `module:function` of the planner."""
 
@@ -46,18 +47,20 @@ class TrainingRequest:
     """Samples of a step over all workers; None: the recipe's."""
     learning_rate: float | None = None
     """Base rate; None: the recipe's."""
+    folder: str | None = None
+    """Folder of the run, where what had to be imported is kept for the workers."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """The task's own options, typed or as text; see `engines.options.fill_options`."""
 
     def optimisation(self, recipe: Optimisation) -> Optimisation:
         """Return a recipe's optimisation with what the request changes; warm-up shrinks with a shorter run."""
-        steps = self.steps or recipe.steps
+        steps = recipe.steps if self.steps is None else self.steps
         return replace(
             recipe,
             steps=steps,
             warmup_steps=round(recipe.warmup_steps * min(1, steps / recipe.steps)),
-            batch_size=self.batch_size or recipe.batch_size,
-            learning_rate=self.learning_rate or recipe.learning_rate,
+            batch_size=recipe.batch_size if self.batch_size is None else self.batch_size,
+            learning_rate=recipe.learning_rate if self.learning_rate is None else self.learning_rate,
         )
 
 

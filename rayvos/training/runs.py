@@ -1,6 +1,7 @@
 """A training run in its folder: begun, gone on with, logged, validated and exported, by one worker or by many.
 
     OUT/run.json                      what is trained: a folder belongs to one configuration
+    OUT/data/                         manifests of data that had to be imported
     OUT/checkpoints/step-….safetensors  the whole state; the newest two
     OUT/metrics.parquet, tensorboard/ the numbers
     OUT/weights.safetensors           the best weights by the task's validation, without one the last
@@ -30,7 +31,9 @@ from rayvos.training.steps import Precision, StepReport, Trainer, run_identity
 
 __all__ = ["RunNote", "RunSettings", "TrainingSummary", "claim_folder", "discard_run", "train_run"]
 
-OWN_NAMES = ("run.json", "checkpoints", "metrics.parquet", "tensorboard", "weights.safetensors", "last.safetensors")
+OWN_NAMES = (
+    "run.json", "data", "checkpoints", "metrics.parquet", "tensorboard", "weights.safetensors", "last.safetensors",
+)  # fmt: skip
 CHECKPOINTS_PER_RUN, VALIDATIONS_PER_RUN, ROWS_PER_RUN = 40, 20, 2000  # defaults: a share of the run between two
 MOST_STEPS_LOST = 500  # between checkpoints of long runs
 

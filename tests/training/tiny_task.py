@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,7 +44,10 @@ class TinyTask:
     """Samples that the data cannot give."""
     dropout: float = 0.3
     frozen_norm: bool = False
-    calls: list[int] = field(default_factory=list)
+    fatal: str = ""
+    """`STEP FILE`: after so many steps one worker kills itself, and leaves the file so that it does so once."""
+    delay_s: float = 0.0
+    """Seconds a step takes at least, so that a test can kill a run on its way."""
 
     def options(self) -> Mapping[str, Any]:
         return {"seed": self.seed, "dropout": self.dropout}
@@ -75,6 +83,11 @@ class TinyTask:
         )
 
     def loss(self, model: nn.Module, batch: TinyBatch, step: int) -> LossResult:
+        time.sleep(self.delay_s)
+        if self.fatal and step == int(self.fatal.split()[0]):
+            with contextlib.suppress(FileExistsError):
+                Path(self.fatal.split()[1]).touch(exist_ok=False)
+                os.kill(os.getpid(), signal.SIGKILL)
         if self.frozen_norm:
             model[1].eval()
         logits = model(batch.inputs)

@@ -1,0 +1,141 @@
+"""The same run by one worker, by two, and with everybody killed once: the same weights."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from rayvos.errors import InputError, RunError, UsageError
+from rayvos.models.weights import read_weights
+from rayvos.training.registry import TrainingPlan
+from rayvos.training.runs import RunSettings, train_run
+from tests.ray_cluster import worker_environment
+from tests.training.tiny_task import TinyTask, tiny_optimisation
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+
+STEPS = 40
+QUIET = TinyTask(dropout=0.3)  # with batch norms and dropout: a resumed pair of workers must get those right as well
+
+
+def plan_of(task=QUIET, **changes):
+    return TrainingPlan(task=task, optimisation=tiny_optimisation(steps=STEPS, **changes))
+
+
+def settings_of(out, **changes):
+    return RunSettings(**{"out": str(out), "device": "cpu", "processes": 0, "checkpoint_every": 5, **changes})
+
+
+def train_with(workers, plan, settings, **options):
+    from rayvos.training.loops import WorkerGroup, train_on_ray
+
+    group = WorkerGroup(num_workers=workers, num_cpus=1, use_gpu=False)
+    return train_on_ray(plan, settings, group, **options)
+
+
+def weights_of(out):
+    return read_weights(str(out / "last.safetensors"))[0]
+
+
+def assert_same(first, second):
+    assert first.keys() == second.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+@pytest.fixture(scope="module")
+def quiet_pair(ray_cluster, tmp_path_factory):
+    """The folder of a run that two workers trained undisturbed."""
+    out = tmp_path_factory.mktemp("quiet") / "run"
+    train_with(2, plan_of(), settings_of(out))
+    return out
+
+
+def test_two_workers_follow_the_curve_of_one(ray_cluster, tmp_path):
+    task = TinyTask(dropout=0.0, frozen_norm=True)
+    plan = plan_of(task)
+    notes = []
+
+    pair = train_with(2, plan, settings_of(tmp_path / "two", processes=1), watch=notes.append)
+    alone = train_run(plan, settings_of(tmp_path / "one"))
+
+    assert pair.done
+    assert pair.loss == pytest.approx(alone.loss, abs=1e-4)  # float32 sums in another order, over 40 steps
+    for name, value in weights_of(tmp_path / "one").items():
+        torch.testing.assert_close(weights_of(tmp_path / "two")[name], value, atol=1e-4, rtol=1e-4)
+    assert notes
+
+
+def test_a_killed_worker_changes_nothing(quiet_pair, tmp_path):
+    marker = tmp_path / "killed"
+    task = replace(QUIET, fatal=f"13 {marker}")
+
+    summary = train_with(2, plan_of(task), settings_of(tmp_path / "run"))
+
+    assert marker.exists()
+    assert summary.done
+    assert summary.resumed_at == 10
+    assert_same(weights_of(quiet_pair), weights_of(tmp_path / "run"))
+
+
+def test_a_killed_driver_changes_nothing(quiet_pair, tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, "-c", "from rayvos.cli.main import run; run()", "train"]
+    command += ["tests.training.tiny_task:plan_tiny", "-o", str(out), "--steps", str(STEPS), "--dropout", "0.3"]
+    command += ["--workers", "2", "--loaders", "0", "--checkpoint-every", "5", "--device", "cpu", "--address", "local"]
+
+    driver = subprocess.Popen([*command, "--delay-s", "0.2"], env=worker_environment(), stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 600
+    while not (out / "checkpoints" / "step-000000015.safetensors").exists():
+        assert driver.poll() is None, driver.stderr.read().decode()
+        assert time.monotonic() < deadline, "no checkpoint after 600 s"
+        time.sleep(0.05)
+    driver.kill()
+    driver.communicate()
+    assert not (out / "last.safetensors").exists()
+    found = subprocess.run(command, env=worker_environment(), check=False, capture_output=True, text=True, timeout=600)
+
+    assert found.returncode == 0, found.stderr
+    assert f"to {STEPS} in" in found.stdout
+    assert "steps 1 to" not in found.stdout
+    assert_same(weights_of(quiet_pair), weights_of(out))
+
+
+def test_workers_that_always_die_end_the_run_with_advice(ray_cluster, tmp_path):
+    class Doomed(TinyTask):
+        def loss(self, model, batch, step):
+            raise SystemError("the driver of this card is broken")
+
+    with pytest.raises(RunError, match=r"died more than 0 times.*the driver of this card is broken.*goes on from"):
+        train_with(1, plan_of(Doomed()), settings_of(tmp_path), max_failures=0)
+
+
+def test_an_error_of_one_worker_is_the_error_of_the_run_and_nothing_is_tried_again(ray_cluster, tmp_path):
+    plan = plan_of(TinyTask(unreadable=frozenset({6})))  # of the second worker, in the first step
+
+    with pytest.raises(InputError, match=r"^clip 'c6': no such frame$"):
+        train_with(2, plan, settings_of(tmp_path / "a"))
+    with pytest.raises(RunError, match=r"step 2: the loss of samples 12–15 is nan"):
+        train_with(2, plan_of(TinyTask(poisoned=frozenset({13}))), settings_of(tmp_path / "b"))
+
+
+def test_another_configuration_is_refused_before_workers_start(ray_cluster, quiet_pair):
+    with pytest.raises(UsageError, match=r"optimisation\.batch_size: there 8, now 16"):
+        train_with(2, plan_of(batch_size=16), settings_of(quiet_pair))
+    with pytest.raises(UsageError, match="a batch of 8 samples cannot be cut into 3"):
+        train_with(3, plan_of(), settings_of(quiet_pair))
+
+
+def test_the_group_fits_the_cluster(ray_cluster):
+    from rayvos.training.loops import plan_workers
+
+    assert plan_workers(workers=2, device="cpu", processes=1).num_workers == 2
+    assert not plan_workers(workers=None, device="auto", processes=1).use_gpu
+    with pytest.raises(UsageError, match="the cluster has no GPU"):
+        plan_workers(workers=1, device="cuda", processes=1)
+    with pytest.raises(UsageError, match=r"--workers 99: the cluster has 8 CPUs"):
+        plan_workers(workers=99, device="cpu", processes=1)
