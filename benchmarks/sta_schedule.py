@@ -7,8 +7,10 @@ again, fits the second filter, decodes all frames, and keeps one. Frames of a wi
 Nothing is kept between windows. The engine is what `rayvos label --engine sta` runs.
 
 As the plain schedule keeps nothing, its cost is a sum over labels: for long clips it is measured on every n-th label
-and multiplied by n. Clips of 200 frames and more go by the engine once, in pieces: each piece is one turn. Both sides
-use one thread, and CPU time counts: wall time of a shared machine means little.
+and multiplied by n. Clips of 200 frames and more go by the engine once, in pieces: each piece is one turn, and the
+ratio is that of the sums. `--part` takes some frames of such a clip, as a unit of a run does: the engine then encodes
+the frames around them as well, which makes it slower than on the whole clip. Both sides use one thread, and CPU time
+counts: wall time of a shared machine means little.
 
 Pixels that differ have logits within 1e-4 of zero. That many digits are not there: at 64x96 the plain schedule in
 float32 is 6e-5 away from itself in float64, the engine 1e-4 (its convolutions have batch norms folded into them and
@@ -17,6 +19,7 @@ channels last in memory, its filters follow a recurrence), logits being up to 36
     python -m benchmarks.sta_schedule
     python -m benchmarks.sta_schedule --quick
     python -m benchmarks.sta_schedule --setting 30,9,3 --size 192x320
+    python -m benchmarks.sta_schedule --setting 1000,5,3 --part 400:500
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +104,12 @@ def main() -> None:
         weights = make_weights(Path(folder), (height, width))
         for num_frames, window, interval in settings or (((12, 5, 3),) if options.quick else SETTINGS):
             sampling = Sampling(window, interval)
-            every = max(1, num_frames // options.plain_labels)
-            found = measure(weights, num_frames, sampling, (height, width), device, every=every, rounds=options.rounds)
+            frames = range(*options.part) if options.part else range(num_frames)
+            every = max(1, len(frames) // options.plain_labels)
+            found = measure(
+                weights, num_frames, sampling, (height, width), device,
+                frames=frames, every=every, rounds=options.rounds,
+            )  # fmt: skip
             name = f"n{num_frames}_T{window}_D{interval}"
             unit = "CPU" if device.type == "cpu" else "wall"
             print(f"{name} at {options.size}, {STEPS} steps, {device}: " + describe(found, unit), flush=True)
@@ -118,6 +125,12 @@ def parse_arguments() -> argparse.Namespace:
     parser = arguments(__doc__ or "")
     parser.add_argument("--size", default=None, help="HxW of crops, multiples of 32; default 128x224, 64x96 if quick")
     parser.add_argument("--setting", action="append", default=[], metavar="N,T,D", help="frames, window, interval")
+    parser.add_argument(
+        "--part",
+        type=lambda text: [int(word) for word in text.split(":")],
+        metavar="START:STOP",
+        help="frames to label",
+    )
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--rounds", type=int, help="default 3, 2 if quick")
     parser.add_argument("--plain-labels", type=int, default=PLAIN_LABELS, help="labels of the plain schedule, about")
@@ -130,6 +143,7 @@ def parse_arguments() -> argparse.Namespace:
 def describe(found: Mapping[str, Any], unit: str) -> str:
     """Return a line's numbers."""
     return (
+        f"frames {found['frames'][0]} to {found['frames'][1] - 1}: "
         f"plain {found['plain_s']:.2f} s (every {found['plain_every']}. label measured), "
         f"engine {found['engine_s']:.2f} s {unit} time; wall ratio {found['wall_ratio']:.2f}; "
         f"frames encoded {found['plain_encoded']} and {found['engine_encoded']}, "
@@ -185,12 +199,13 @@ def measure(
     size: tuple[int, int],
     device: torch.device,
     *,
+    frames: range,
     every: int,
     rounds: int,
 ) -> dict[str, Any]:
-    """Return times, ratio, counts and differences of both sides, measured in turns."""
+    """Return times, ratio, counts and differences of both sides on some frames of a clip, measured in turns."""
     clip, images = make_clip(num_frames), Frames(num_frames)
-    chosen = range(0, num_frames, every)
+    in_pieces, chosen = num_frames >= LONG, frames[::every]
     network = load_sta(weights)[0].to(device).requires_grad_(False)
     config = StaConfig(
         window=sampling.window, interval=sampling.interval, iterations=STEPS, height=size[0], width=size[1]
@@ -204,37 +219,40 @@ def measure(
     masks: dict[int, NDArray[np.bool_]] = {}
     times: list[tuple[float, tuple[float, float], tuple[float, float]]] = []
     with Watch() as watch:
-        if num_frames >= LONG:
-            labels = engine.label(clip, images, range(num_frames))
+        if in_pieces:
+            labels = engine.label(clip, images, frames)
             plain([0]), next(engine.label(clip, images, range(1)))  # warm-up
             watch.clear()
-            for part in np.array_split(np.arange(num_frames), rounds):
+            for part in np.array_split(np.array(frames), rounds):
                 sampled = part[::every].tolist()
                 plain_times = clocked(lambda sampled=sampled: expected.update(plain(sampled)), device)
                 engine_times = clocked(lambda part=part: masks.update(taken(labels, len(part))), device)
                 times.append((len(part) / len(sampled), plain_times, engine_times))
         else:
             expected = plain(chosen)
-            masks = taken(engine.label(clip, images, range(num_frames)), num_frames)
+            masks = taken(engine.label(clip, images, frames), len(frames))
     difference = compare(clip, sampling, size, {f: v.cpu().numpy() for f, v in expected.items()}, watch.drawn, masks)
-    if num_frames < LONG:
+    if not in_pieces:
         for _ in range(rounds):
             plain_times = clocked(lambda: plain(chosen), device)
-            engine_times = clocked(lambda: taken(engine.label(clip, images, range(num_frames)), num_frames), device)
-            times.append((num_frames / len(chosen), plain_times, engine_times))
+            engine_times = clocked(lambda: taken(engine.label(clip, images, frames), len(frames)), device)
+            times.append((len(frames) / len(chosen), plain_times, engine_times))
     clock = 0 if device.type == "cpu" else 1
     ratios = [[factor * a[kind] / b[kind] for factor, a, b in times] for kind in (0, 1)]
-    whole = sum if num_frames >= LONG else statistics.median  # of the clip
-    windows = [window_of(frame, range(num_frames), 0, num_frames, sampling) for frame in range(num_frames)]
+    whole: Callable[[Iterable[float]], float] = sum if in_pieces else statistics.median
+    plain_s = whole(factor * seconds[clock] for factor, seconds, _ in times)
+    engine_s = whole(seconds[clock] for _, _, seconds in times)
+    windows = [window_of(frame, range(num_frames), 0, num_frames, sampling) for frame in frames]
     return {
-        "ratio": statistics.median(ratios[clock]),
+        "frames": [frames.start, frames.stop],
+        "ratio": plain_s / engine_s if in_pieces else statistics.median(ratios[clock]),
         "ratios": ratios[clock],
         "wall_ratio": statistics.median(ratios[1]),
-        "plain_s": whole(factor * seconds[clock] for factor, seconds, _ in times),
-        "engine_s": whole(seconds[clock] for _, _, seconds in times),
+        "plain_s": plain_s,
+        "engine_s": engine_s,
         "plain_every": every,
         "plain_encoded": sum(len(window) for window in windows),
-        "plain_windows": num_frames,
+        "plain_windows": len(frames),
         "engine_encoded": watch.num_frames,
         "engine_windows": watch.num_windows,
         **difference,
