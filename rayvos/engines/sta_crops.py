@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-__all__ = ["OUTSIDE", "Crop", "cut_crop", "label_map", "paint_box", "paste_logits", "place_crop"]
+__all__ = ["OUTSIDE", "Crop", "cut_crop", "label_map", "moved_inside", "paint_box", "paste_logits", "place_crop"]
 
 OUTSIDE = -100.0  # the authors' logit where an object cannot be
 PROBABILITY_EPSILON = 1e-7  # STA, merging of objects
@@ -88,12 +88,12 @@ def place_crop(box: XYWH, frame_size: tuple[int, int], size: tuple[int, int], co
     # What the decimated frame holds: first, first + step, …
     limits = -((first - np.array(frame_size)) // step)
     for axis in range(2):
-        low[axis], high[axis] = _moved_inside(int(low[axis]), int(high[axis]), int(limits[axis]))
+        low[axis], high[axis] = moved_inside(int(low[axis]), int(high[axis]), int(limits[axis]))
     offset = (int(first[0]), int(first[1]))
     return Crop(int(low[0]), int(low[1]), int(high[0]), int(high[1]), step, offset, size)
 
 
-def _moved_inside(low: int, high: int, limit: int) -> tuple[int, int]:
+def moved_inside(low: int, high: int, limit: int) -> tuple[int, int]:
     """Return the interval moved inside 0…limit, or evenly around it."""
     shift = max(0, -low) - max(0, high - limit)
     low, high = low + shift, high + shift

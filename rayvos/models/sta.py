@@ -33,7 +33,10 @@ from rayvos.errors import UsageError, WeightsError, choose
 from rayvos.models.layers import resize_bilinear
 from rayvos.models.sta_solver import Solution, solve
 
-__all__ = ["LEVELS", "STA", "STRIDE", "FrameCode", "StaModel", "StaOutput", "StaWidths", "build_sta", "normalise_bgr"]
+__all__ = [
+    "LEVELS", "STA", "STRIDE", "FrameCode", "StaModel", "StaOutput", "StaWidths", "Variant", "build_sta",
+    "normalise_bgr",
+]  # fmt: skip
 
 MEAN_BGR = (102.9801, 115.9465, 122.7717)  # Caffe's ImageNet models
 CODE_CHANNELS = 16

@@ -23,6 +23,7 @@ TASKS: Mapping[str, str] = {
     "guided": "rayvos.training.guided_task:plan_guided",
     "propagation": "rayvos.training.propagation_task:plan_propagation",
     "box2seg": "rayvos.training.box2seg_task:plan_box2seg",
+    "sta": "rayvos.training.sta_task:plan_sta",
 }
 """Name → `module:function` of the planner."""
 
