@@ -6,7 +6,7 @@ towards the frames at hand. What holds it is the anchor: its own first answer.
 
 Source: BoxInst (projection, pairwise) and the specification of the default model, section 5b, whose pilot chose the
 weights: full weights let low-fill objects fill their boxes, mild ones with the anchor made every clip better.
-Differs: the temporal term is new, and the anchor is weaker in its place.
+Differs: the temporal term is new.
 Tensor layouts: B batch, C planes, H height, W width, D the four directions of `NEIGHBOURS`.
 """
 
@@ -57,7 +57,7 @@ class BoxLossWeights:
     """Nothing outside the box."""
     pairwise: float = 0.3
     """Neighbours of one colour have one label."""
-    temporal: float = 1.0
+    temporal: float = 0.3
     """The mask of the next frame, moved along the flow, is this one's."""
     anchor: float = 0.3
     """What the network said before."""

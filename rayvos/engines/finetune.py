@@ -7,6 +7,7 @@ neighbours, nor on the order of work.
 
 Source: Box2Seg, fine-tuning on one mask: 300 steps, batch 1, Adam, batch norms frozen, cross entropy of the hardest
 25 % of the pixels. The middle one of an object's frames serves best (87.6 mean IoU, the first one 86.7).
+Differs: the learning rate falls to zero over the second half, so that the last samples do not decide.
 
 Why one thread per object, and no batch of objects: a convolution grouped over objects sums in another order than one
 alone, and labels would depend on who shares a batch. Objects are tuned side by side, each on one core.
@@ -165,6 +166,8 @@ def finetune_network(
             found_HW = logits(tuned, sample.inputs_CHW[None].to(device))[0]
             optimiser.zero_grad(set_to_none=True)
             _hardest_entropy(found_HW.float(), sample.truth_HW.to(device)).backward()  # type: ignore[no-untyped-call]
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate * min(1.0, 2 * (steps - step) / steps)
             optimiser.step()
     return tuned.requires_grad_(False)
 

@@ -43,8 +43,8 @@ CLIP_GROWTH = 0.1  # Box2Seg specification: the mask may leave its box by this s
 THRESHOLD = 0.5
 NEIGHBOUR_VOTE = 0.5  # of each nearest frame, as in the engine `cut`
 NEAR = 1
-SECONDS_PER_STEP = 0.05  # of the sharpening, at 128x128 on one core
-ADAPT_PLANES_S, ADAPT_STEP_S = 12.0, 0.25  # of the adaptation there: planes of 48 pairs, a step of batch 8
+SECONDS_PER_STEP = 0.07  # of the sharpening, at 128x128 on one core
+ADAPT_PLANES_S, ADAPT_STEP_S = 15.0, 0.5  # of the adaptation there: planes of 48 pairs, a step of batch 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,11 +61,11 @@ class GuidedConfig:
     """Sharpen the network for each object with `all` its masks in turn, the `middle` one, or the `first`."""
     finetune_steps: int = 300
     """Steps of the sharpening."""
-    finetune_rate: float = 3e-4
+    finetune_rate: float = 2e-4
     """Learning rate of the sharpening."""
     adapt: bool = False
     """Adapt the network to each clip by its boxes alone, and keep that where the predicted score says it helps."""
-    adapt_steps: int = 100
+    adapt_steps: int = 60
     """Steps of the adaptation."""
     adapt_rate: float = 1e-4
     """Learning rate of the adaptation."""

@@ -71,7 +71,7 @@ class BoxSupervisionOptions:
     """Weight of the loss: nothing outside the box."""
     pairwise: float = 0.3
     """Weight of the loss: neighbours of one colour have one label."""
-    temporal: float = 1.0
+    temporal: float = 0.3
     """Weight of the loss: masks move with the flow."""
     anchor: float = 0.3
     """Weight of the loss: what the network said before."""

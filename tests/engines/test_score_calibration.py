@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -16,6 +17,8 @@ from rayvos.engines.score_calibration import (
     write_calibration,
 )
 from rayvos.errors import FormatError, UsageError
+from rayvos.models.registry import build_model
+from rayvos.models.weights import save_weights
 from tests.engines_for_tests import BoxFillEngine
 from tests.ray_cluster import make_clip
 
@@ -96,3 +99,19 @@ def test_a_named_calibration_is_part_of_what_labels_depend_on(tmp_path):
 def test_the_calibration_beside_the_weights_is_found_by_name():
     assert calibration_beside("s3://bucket/run 1/best.safetensors") == "s3://bucket/run 1/best.calibration.json"
     assert calibration_beside("best.safetensors") == "best.calibration.json"
+
+
+def test_a_calibration_beside_the_weights_is_used_unless_it_is_refused(tmp_path):
+    model = {"size": 32, "widths": [4, 4, 4, 4, 4]}
+    path = str(tmp_path / "my small.safetensors")
+    digest = save_weights(path, build_model("guided", model).state_dict(), architecture="guided", model=model)
+    curve = replace(CURVE, engine="guided", weights=digest)
+    write_calibration(curve, calibration_beside(path))
+
+    found = load_engine("guided", weights=path, device="cpu")
+
+    assert found.options()["calibration"] == curve.digest()
+    assert found.needs() == load_engine("guided", weights=path, device="cpu", calibration="none").needs()
+    write_calibration(replace(curve, weights="another"), calibration_beside(path))
+    with pytest.raises(UsageError, match="weights another, but this is 'guided'"):
+        load_engine("guided", weights=path, device="cpu")
