@@ -102,7 +102,7 @@ def object_generator(seed: int, clip_id: str, object_id: int) -> np.random.Gener
     return np.random.default_rng([seed, zlib.crc32(clip_id.encode()), object_id])
 
 
-def check_finetuning(masks: FinetuneMasks, steps: int, learning_rate: float) -> None:
+def check_finetuning(masks: FinetuneMasks, steps: int, learning_rate: float, share: float = 1.0) -> None:
     """Check an engine's options.
 
     Raises:
@@ -111,6 +111,8 @@ def check_finetuning(masks: FinetuneMasks, steps: int, learning_rate: float) -> 
     choose("finetune", masks, get_args(FinetuneMasks))
     if steps < 1 or not learning_rate > 0:
         raise UsageError(f"finetune_steps {steps}, finetune_rate {learning_rate}: expected numbers above 0")
+    if not 0 < share <= 1:
+        raise UsageError(f"finetune_share {share}: expected a number above 0 and up to 1")
 
 
 def used_options(options: dict[str, Any]) -> dict[str, Any]:
@@ -142,6 +144,7 @@ def finetune_network(
     generator: np.random.Generator,
     steps: int,
     learning_rate: float,
+    share: float = 1.0,
 ) -> nn.Module:
     """Return a copy of a network that was sharpened for one object; the network itself stays as it is.
 
@@ -153,6 +156,7 @@ def finetune_network(
         generator: of this object.
         steps: of the optimiser.
         learning_rate: of Adam.
+        share: how far from the old weights to the new ones the result lies.
     """
     tuned = copy.deepcopy(network).requires_grad_(True)
     for module in tuned.modules():
@@ -169,7 +173,11 @@ def finetune_network(
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate * min(1.0, 2 * (steps - step) / steps)
             optimiser.step()
-    return tuned.requires_grad_(False)
+    tuned.requires_grad_(False)
+    if share < 1:
+        for new, old in zip(tuned.parameters(), network.parameters(), strict=True):
+            new.copy_(old.lerp(new, share))
+    return tuned
 
 
 def _hardest_entropy(logits_HW: Tensor, truth_HW: Tensor) -> Tensor:

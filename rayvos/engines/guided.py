@@ -63,6 +63,8 @@ class GuidedConfig:
     """Steps of the sharpening."""
     finetune_rate: float = 2e-4
     """Learning rate of the sharpening."""
+    finetune_share: float = 0.5
+    """How far from the old weights to the sharpened ones: all the way, one frame may spoil others that look unlike."""
     adapt: bool = False
     """Adapt the network to each clip by its boxes alone, and keep that where the predicted score says it helps."""
     adapt_steps: int = 60
@@ -73,7 +75,7 @@ class GuidedConfig:
     """Of the sharpening's and the adaptation's random numbers."""
 
     def __post_init__(self) -> None:
-        check_finetuning(self.finetune, self.finetune_steps, self.finetune_rate)
+        check_finetuning(self.finetune, self.finetune_steps, self.finetune_rate, self.finetune_share)
         if self.adapt_steps < 1 or not self.adapt_rate > 0:
             raise UsageError(f"adapt_steps {self.adapt_steps}, adapt_rate {self.adapt_rate}: expected numbers above 0")
 
@@ -196,7 +198,8 @@ class GuidedEngine:
         masks = [mask for object_id in masked_objects(clip) for mask in tuning_masks(clip, object_id, config.finetune)]
         return sharpen_segmenters(
             base, clip, images, masks,
-            steps=config.finetune_steps, learning_rate=config.finetune_rate, seed=config.seed,
+            steps=config.finetune_steps, learning_rate=config.finetune_rate,
+            share=config.finetune_share, seed=config.seed,
         )  # fmt: skip
 
     def _found_frames(

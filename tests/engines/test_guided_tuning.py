@@ -10,6 +10,7 @@ from rayvos.annotations.records import Box, MaskPrompt
 from rayvos.engines.finetune import object_generator
 from rayvos.engines.guided import GuidedConfig, GuidedEngine
 from rayvos.engines.guided_tuning import GuidedSamples, MaskCrop, mirror_planes, relight_planes
+from rayvos.errors import UsageError
 from rayvos.masks.rle import mask_to_rle
 from rayvos.models.guided import PLANES
 from tests.engines.test_guided import Images, disc, make_clip, pictures, tight_boxes
@@ -42,6 +43,11 @@ def labels_of(weights, clip, object_id, **options):
     return [(label.score, label.quality, label.mask.tobytes()) for label in found if label.object_id == object_id]
 
 
+def mean_iou(labels):
+    pairs = [(np.frombuffer(mask, bool).reshape(disc(0).shape), disc(f)) for f, (_, _, mask) in enumerate(labels)]
+    return np.mean([(found & truth).sum() / (found | truth).sum() for found, truth in pairs])
+
+
 def test_an_objects_labels_do_not_depend_on_whether_others_are_tuned(weights):
     alone = labels_of(weights, clip_of([(1, 2)]), 1)
     beside = labels_of(weights, clip_of([(2, 4), (1, 2), (2, 0)]), 1)
@@ -56,11 +62,25 @@ def test_an_objects_labels_do_not_depend_on_whether_others_are_tuned(weights):
 def test_tuning_on_one_mask_mends_the_other_frames(weights):
     clip = clip_of([(1, 2)])
 
-    found = labels_of(weights, clip, 1, finetune_steps=80, finetune_rate=5e-3)
+    found = labels_of(weights, clip, 1, finetune_steps=120, finetune_rate=5e-3, finetune_share=1.0)
 
-    for frame, (_, _, mask) in enumerate(found):
-        found_mask, truth = np.frombuffer(mask, bool).reshape(disc(0).shape), disc(frame)
-        assert (found_mask & truth).sum() / (found_mask | truth).sum() > 0.8
+    base = labels_of(weights, clip, 1, finetune="none")
+    assert mean_iou(found) > mean_iou(base) + 0.2
+    assert mean_iou(found) > 0.6
+
+
+def test_half_the_way_lies_between_the_old_and_the_sharpened_network(weights):
+    clip = clip_of([(1, 2)])
+
+    old, half, new = (
+        labels_of(weights, clip, 1, finetune_share=share, finetune_rate=1e-2) for share in (1e-6, 0.5, 1.0)
+    )
+
+    base = labels_of(weights, clip, 1, finetune="none")
+    assert [label[0] for label in old] == pytest.approx([label[0] for label in base], abs=1e-3)
+    assert half not in (old, new)
+    with pytest.raises(UsageError, match="finetune_share 0"):
+        GuidedConfig(finetune_share=0)
 
 
 def test_a_tuned_clip_is_not_split_and_its_options_are_remembered(weights):
