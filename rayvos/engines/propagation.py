@@ -72,6 +72,7 @@ def propagate(
     *,
     rule: MemoryRule | None = None,
     wanted: Collection[int] | None = None,
+    sparse: bool = False,
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield (frame, probability) from the first annotated frame on, in the order of `frames`.
 
@@ -84,6 +85,7 @@ def propagate(
         rule: what enters the memory; the paper's by default.
         wanted: frames to yield; frames that are neither wanted nor remembered are not computed, unless the network
             has to see every one. None: all.
+        sparse: masks are points: they are remembered as they are, and their frame is predicted by what it remembers.
 
     Yields:
         probability: (K + 1, H, W) after soft aggregation, background first; 0 for objects not annotated yet.
@@ -108,21 +110,20 @@ def propagate(
         unknown = [known for known in enabled if known not in masks]
         probability = _predict(steps, bank, features, enabled if unknown else [], num_objects, rule.top_k, image)
         if masks:
-            probability = _annotate(probability, masks)
             enabled = sorted({*enabled, *masks})
             last = position
+            probability = _place(probability, masks) if sparse else _annotate(probability, masks)
+        if (masks and (sparse or not ends)) or (not ends and (remembers or rule.include_last)):
+            value_KChw = steps.values(image, features, probability[1:][enabled])
+            bank.add(
+                features.key_BChw[0].flatten(1).T, value_KChw.flatten(2).transpose(1, 2), enabled,
+                permanent=bool(masks), temporary=not (masks or remembers),
+            )  # fmt: skip
+        if masks and sparse:
+            probability = _predict(steps, bank, features, enabled, num_objects, rule.top_k, image)
         steps.leave(image, probability[1:], masks)
         if is_wanted:
             yield frame, probability
-        if ends or not (masks or remembers or rule.include_last):
-            continue
-        known_KHW = probability[1:][enabled]
-        value_KChw = steps.values(image, features, known_KHW)
-        key_SC = features.key_BChw[0].flatten(1).T
-        bank.add(
-            key_SC, value_KChw.flatten(2).transpose(1, 2), enabled,
-            permanent=bool(masks), temporary=not (masks or remembers),
-        )  # fmt: skip
         if remembers:
             last = position
 
@@ -158,3 +159,11 @@ def _annotate(probability: Tensor, masks: Mapping[int, Tensor]) -> Tensor:
     for position, mask in masks.items():
         objects[position] = mask.float()
     return aggregate(objects)
+
+
+def _place(probability: Tensor, points: Mapping[int, Tensor]) -> Tensor:
+    """Return a frame's prediction with points in place of some objects'; the background is not used."""
+    placed = probability.clone()
+    for position, mask in points.items():
+        placed[position + 1] = mask.float()
+    return placed

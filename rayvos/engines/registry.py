@@ -26,6 +26,7 @@ ENGINES = {
     "box2seg": "rayvos.engines.box2seg:Box2SegEngine",
     "cut": "rayvos.engines.cut:CutEngine",
     "guided": "rayvos.engines.guided:GuidedEngine",
+    "point-stcn": "rayvos.engines.point_stcn:PointStcnEngine",
     "sta": "rayvos.engines.sta:StaEngine",
     "stcn": "rayvos.engines.stcn:StcnEngine",
 }

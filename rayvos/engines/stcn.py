@@ -12,6 +12,7 @@ predicted frames at most by default, so that a clip longer than 250 frames costs
 
 Why so: the backward pass is done first, for the frames that need it, and waits in a temporary file; holding it in
 memory would bound the clip's length, and passes segment by segment would forget the masks beyond the nearest ones.
+What the network computes of a frame alone is kept for the forward pass as far as it fits into half a gigabyte.
 Labels on a CPU depend on the number of threads in their last bits, so that number is an option and no accident.
 
 Layouts: K objects, H W pixels.
@@ -38,8 +39,9 @@ from rayvos.engines.propagation import MemoryRule, pad_to_stride, propagate, unp
 from rayvos.engines.scores import predicted_iou
 from rayvos.engines.spool import ProbabilitySpool
 from rayvos.engines.stcn_anchors import AnchorMasks, Anchors, find_anchors, working_size
+from rayvos.engines.stcn_cache import FeatureCache
 from rayvos.engines.stcn_steps import Features
-from rayvos.errors import UsageError, WeightsError, choose
+from rayvos.errors import UsageError, choose
 from rayvos.models.stcn import DEVIATION, MEAN, STCN
 from rayvos.models.stcn_checkpoint import load_stcn
 from rayvos.models.winograd import use_winograd
@@ -49,6 +51,8 @@ __all__ = ["StcnConfig", "StcnEngine"]
 Direction = Literal["both", "forward", "backward"]
 Precision = Literal["float32", "bfloat16", "float16"]
 
+DEFAULT_WEIGHTS = "stcn_compact"
+FEATURE_BYTES = 512 << 20  # of frames that both passes use: 9 of the official network at 480x864, 150 of the compact
 CHUNK_BYTES, CHUNK_FRAMES = 128 << 20, 32  # of frames that are read forwards and used backwards
 NEAR_PROBABILITY = 0.05  # an object's entropy is taken where it may be at all
 
@@ -63,8 +67,8 @@ class StcnConfig:
     """Every so many frames one enters the memory."""
     top_k: int = 20
     """Memory places that each place of a frame reads."""
-    remember_last: bool = False
-    """Remember the frame before, too, until the next one."""
+    remember_last: bool | Literal["auto"] = "auto"
+    """Remember the frame before, too, until the next one; auto: as the network learnt it."""
     max_memory_frames: int | None = 50
     """Frames in memory at most: predicted ones, and given ones besides each object's first; none: all."""
     max_size: int | Literal["auto"] | None = "auto"
@@ -87,36 +91,33 @@ class StcnConfig:
 
 
 class StcnEngine:
-    """Propagates the masks of a clip; needs STCN weights, official ones or those of rayvos."""
+    """Propagates the masks of a clip by the packaged compact network, or by official STCN weights."""
 
     name = "stcn"
+    sparse = False
+    """Whether given masks are just points of their objects: remembered as they are, and no labels."""
 
     def __init__(self, config: StcnConfig | None = None, *, weights: str | None = None, device: str = "auto") -> None:
         """Load the weights; a GPU is not touched before the first label.
 
         Args:
             config: options; None: the defaults.
-            weights: path or URL of a rayvos weights file or of an official checkpoint.
+            weights: path or URL of a rayvos weights file or of an official checkpoint; None: the packaged ones.
             device: `auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:INDEX`.
 
         Raises:
-            WeightsError: no weights are given, or they are missing, damaged or another network's.
+            WeightsError: the weights are missing, damaged or another network's.
             UsageError: there is no such kind of device.
         """
-        if weights is None:
-            raise WeightsError(
-                "engine 'stcn' needs --weights FILE: none are packaged yet; official checkpoints (stcn.pth) load as "
-                "they are"
-            )
         choose("device", device.partition(":")[0], ("auto", "cpu", "cuda"))
         self._config = config or StcnConfig()
         self._device_name = device
-        network, self.weights = load_stcn(weights)
+        network, self.weights = load_stcn(weights or DEFAULT_WEIGHTS)
         self._network = network.requires_grad_(False)
         self._rule = MemoryRule(
             self._config.memory_every,
             self._config.top_k,
-            self._config.remember_last,
+            network.remembers_last if self._config.remember_last == "auto" else self._config.remember_last,
             self._config.max_memory_frames,
         )
 
@@ -130,14 +131,15 @@ class StcnEngine:
     def needs(self) -> EngineNeeds:
         """Return what planning and scheduling must know; CPU seconds measured on one core, one pass, GPU ones rough."""
         on_gpu = find_device(self._device_name, check=False).type == "cuda"
+        official = isinstance(self._network, STCN)
         return EngineNeeds(
             halo=None,
-            seconds_per_frame=0.02 if on_gpu else 1.1,
-            seconds_per_label=0.015 if on_gpu else 1.1,
+            seconds_per_frame=0.02 if on_gpu else 1.1 if official else 0.07,
+            seconds_per_label=0.015 if on_gpu else 1.1 if official else 0.1,
             num_cpus=self._config.threads if not on_gpu else 2,
             # `auto` on a machine without a GPU may be planning for a cluster that has some.
             num_gpus=0 if self._device_name == "cpu" else 1,
-            memory_bytes=4 << 30,
+            memory_bytes=(9 << 29) if official else (2 << 30),
         )
 
     def label(self, clip: Clip, images: FrameReader, frames: range) -> Iterator[Label]:
@@ -153,12 +155,13 @@ class StcnEngine:
         """
         anchors = find_anchors(clip)
         device = find_device(self._device_name)
+        cache = FeatureCache(FEATURE_BYTES if self._config.direction == "both" else 0)
         with ExitStack() as stack:
             spool = stack.enter_context(ProbabilitySpool())
             if self._config.direction != "forward":
-                for frame, maps in self._pass(clip, images, anchors, frames, device, backward=True):
+                for frame, maps in self._pass(clip, images, anchors, frames, device, cache, backward=True):
                     spool.put(frame, maps[1:].cpu().numpy())
-            forward = self._pass(clip, images, anchors, frames, device, backward=False)
+            forward = self._pass(clip, images, anchors, frames, device, cache, backward=False)
             stack.enter_context(closing(forward))
             ahead = next(forward, None)
             for frame in frames:
@@ -174,7 +177,15 @@ class StcnEngine:
         return anchors.forward_share(frame, position, forward=direction != "backward", backward=direction != "forward")
 
     def _pass(
-        self, clip: Clip, images: FrameReader, anchors: Anchors, frames: range, device: torch.device, *, backward: bool
+        self,
+        clip: Clip,
+        images: FrameReader,
+        anchors: Anchors,
+        frames: range,
+        device: torch.device,
+        cache: FeatureCache,
+        *,
+        backward: bool,
     ) -> Generator[tuple[int, Tensor], None, None]:
         """Yield (frame, probability (K + 1, H, W) at the working size) where this pass is needed."""
         num_objects = len(anchors.object_ids)
@@ -190,15 +201,24 @@ class StcnEngine:
         )
         size = working_size(clip.height, clip.width, self._max_size())
         padding = pad_to_stride(torch.empty(size))[1]
-        masks = AnchorMasks(anchors, clip, size, device, backward=backward)
+        masks = AnchorMasks(anchors, clip, size, device, backward=backward, sparse=self.sparse)
         self._prepare(device)
-        with closing(_pictures(images, order, size, device, antialias=self._config.antialias)) as pictures:
+        unread = order if backward else cache.without(order)
+        with closing(_pictures(images, unread, size, device, antialias=self._config.antialias)) as pictures:
 
             def encode(frame: int) -> tuple[Tensor, Features]:
+                kept = cache.take(frame)
+                if kept is not None:
+                    return kept
                 image = next(picture for at, picture in pictures if at == frame)
-                return image, self._network.encode_key(image)
+                features = self._network.encode_key(image)
+                if backward and frame >= min(anchors.first):
+                    cache.put(frame, image, features)
+                return image, features
 
-            found = propagate(self._network, encode, order, masks, num_objects, rule=self._rule, wanted=wanted)
+            found = propagate(
+                self._network, encode, order, masks, num_objects, rule=self._rule, wanted=wanted, sparse=self.sparse
+            )
             while True:
                 # Entered anew each time: a generator must not leave its settings behind while its caller works.
                 with self._arithmetic(), self._mixed(device):
@@ -237,7 +257,7 @@ class StcnEngine:
     ) -> Iterator[Label]:
         """Yield the labels of one frame from what the passes found there."""
         shares = [self._share(anchors, frame, position) for position in range(len(anchors.object_ids))]
-        given = anchors.by_frame.get(frame, {})
+        given = {} if self.sparse else anchors.by_frame.get(frame, {})
         positions = {object_id: position for position, object_id in enumerate(anchors.object_ids)}
         known = [p for p, share in enumerate(shares) if share is not None and p not in given]
         label_map: NDArray[np.uint8] = np.zeros((clip.height, clip.width), np.uint8)
@@ -275,7 +295,7 @@ def _given_label(clip: Clip, prompt: MaskPrompt) -> Label:
 
 
 def _pictures(
-    images: FrameReader, order: range, size: tuple[int, int], device: torch.device, *, antialias: bool
+    images: FrameReader, order: range | list[int], size: tuple[int, int], device: torch.device, *, antialias: bool
 ) -> Generator[tuple[int, Tensor], None, None]:
     """Yield (frame, normalised, scaled, padded image (1, 3, H, W)) in an order that may go back."""
     mean, deviation = torch.tensor(MEAN, device=device), torch.tensor(DEVIATION, device=device)
@@ -287,7 +307,7 @@ def _pictures(
             image_1CHW = F.interpolate(image_1CHW, size, mode="bicubic", align_corners=False, antialias=antialias)
         return pad_to_stride(image_1CHW.contiguous())[0]
 
-    if order.step > 0:
+    if isinstance(order, list) or order.step > 0:
         for frame, image in images.read(order):
             yield frame, prepare(image)
         return

@@ -22,7 +22,7 @@ from rayvos.annotations.records import Clip, MaskPrompt
 from rayvos.engines.propagation import pad_to_stride
 from rayvos.errors import FormatError, InputError
 
-__all__ = ["AnchorMasks", "Anchors", "find_anchors", "scale_mask", "working_size"]
+__all__ = ["AnchorMasks", "Anchors", "find_anchors", "scale_mask", "scale_points", "working_size"]
 
 MAX_OBJECTS = 254  # of one clip: label maps of one byte hold as many, beside background and the ignore label
 
@@ -131,9 +131,14 @@ def scale_mask(mask: NDArray[np.bool_], size: tuple[int, int]) -> Tensor:
     if mask.shape == size:
         return scaled
     scaled = F.interpolate(scaled[None, None], size, mode="nearest")[0, 0]
-    if mask.any() and not scaled.any():
-        y, x = np.nonzero(mask)
-        scaled[torch.from_numpy(y * size[0] // mask.shape[0]), torch.from_numpy(x * size[1] // mask.shape[1])] = 1
+    return scale_points(mask, size) if mask.any() and not scaled.any() else scaled
+
+
+def scale_points(mask: NDArray[np.bool_], size: tuple[int, int]) -> Tensor:
+    """Return the places at the working size that pixels of a mask fall on, float 0/1; none gets lost."""
+    scaled = torch.zeros(size)
+    y, x = np.nonzero(mask)
+    scaled[torch.from_numpy(y * size[0] // mask.shape[0]), torch.from_numpy(x * size[1] // mask.shape[1])] = 1
     return scaled
 
 
@@ -141,7 +146,14 @@ class AnchorMasks(Mapping[int, Mapping[int, Tensor]]):
     """The anchors of one pass as padded masks, decoded when they are asked for: {frame: {position: (H, W)}}."""
 
     def __init__(
-        self, anchors: Anchors, clip: Clip, size: tuple[int, int], device: torch.device, *, backward: bool
+        self,
+        anchors: Anchors,
+        clip: Clip,
+        size: tuple[int, int],
+        device: torch.device,
+        *,
+        backward: bool,
+        sparse: bool = False,
     ) -> None:
         """Look at the anchors in the direction of a pass.
 
@@ -151,8 +163,10 @@ class AnchorMasks(Mapping[int, Mapping[int, Tensor]]):
             size: the working size.
             device: where the masks are needed.
             backward: the pass goes back in time.
+            sparse: the masks are points, none of which may get lost.
         """
         self._clip, self._size, self._device = clip, size, device
+        self._scale = scale_points if sparse else scale_mask
         self._known: dict[int, dict[int, MaskPrompt]] = {}
         for frame, masks in anchors.by_frame.items():
             known = {
@@ -171,7 +185,7 @@ class AnchorMasks(Mapping[int, Mapping[int, Tensor]]):
         for position, prompt in self._known[frame].items():
             empty = np.zeros((height, width), np.bool_)
             mask = empty if prompt.rle is None else rle_to_mask(prompt.rle, height, width)
-            masks[position] = pad_to_stride(scale_mask(mask, self._size))[0].to(self._device)
+            masks[position] = pad_to_stride(self._scale(mask, self._size))[0].to(self._device)
         return masks
 
     def __iter__(self) -> Iterator[int]:

@@ -293,6 +293,8 @@ class STCN(nn.Module):
 
     short_side = 480
     """Pixels of the frame's shorter side that the network is made for."""
+    remembers_last = False
+    """Whether the frame before is in its memory."""
 
     def __init__(self, *, attention: bool = True, width: int = WIDTH) -> None:
         """Make a network with random weights.

@@ -139,6 +139,8 @@ class CompactStcn(nn.Module):
 
     short_side = 240
     """Pixels of the frame's shorter side that the network is made for."""
+    remembers_last = True
+    """Whether the frame before is in its memory: it was in training."""
 
     def __init__(self) -> None:
         """Make a network with random weights."""

@@ -11,9 +11,8 @@ from rayvos.annotations.records import MaskPrompt, ObjectInfo
 from rayvos.engines.base import Engine
 from rayvos.engines.labeling import label_clip
 from rayvos.engines.propagation import MemoryRule, pad_to_stride, propagate, unpad
-from rayvos.engines.registry import load_engine
 from rayvos.engines.stcn import StcnConfig
-from rayvos.errors import FormatError, InputError, UsageError, WeightsError
+from rayvos.errors import FormatError, InputError, UsageError
 from rayvos.masks.rle import mask_to_rle, rle_to_mask
 from rayvos.models.stcn import DEVIATION, MEAN
 from tests.engines.stcn_clips import (
@@ -261,9 +260,23 @@ def test_254_objects_are_told_apart(monkeypatch):
     assert np.max(covered) <= 1
 
 
-def test_weights_must_be_given():
-    with pytest.raises(WeightsError, match="engine 'stcn' needs --weights FILE"):
-        load_engine("stcn", device="cpu")
+def test_both_passes_read_a_frame_once(monkeypatch, pictures):
+    images = Images(pictures)
+    clip = clip_of({(0, 1): patch_at(0), (6, 1): patch_at(6)})
+
+    list(make_engine(monkeypatch).label(clip, images, range(NUM_FRAMES)))
+
+    assert sorted(images.asked) == list(range(NUM_FRAMES))
+
+
+def test_what_both_passes_share_changes_no_label(monkeypatch, pictures):
+    clip = clip_of({(0, 1): patch_at(0), (6, 1): patch_at(6)})
+    shared = label(make_engine(monkeypatch), clip, pictures)
+    monkeypatch.setattr("rayvos.engines.stcn.FEATURE_BYTES", 0)
+
+    alone = label(make_engine(monkeypatch), clip, pictures)
+
+    assert all(found.score == alone[place].score for place, found in shared.items())
 
 
 @pytest.mark.parametrize(
