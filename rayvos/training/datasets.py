@@ -83,7 +83,7 @@ def _clips_of(source: str, min_score: float) -> Iterator[Clip]:
         yield from _labelled_clips(run, min_score)
     else:
         for clip in import_clips(AUTO, source, boxes_from_masks=False, probe=probe_video):
-            yield replace(clip, points=(), traces=())
+            yield replace(clip, traces=())
 
 
 def _labelled_clips(run: RunFolder, min_score: float) -> Iterator[Clip]:
