@@ -32,11 +32,11 @@ from rayvos.training.datasets import ObjectFrame, ObjectPicture, TrainingData, o
 from rayvos.training.losses import cross_entropy_losses, hardest_loss, huberised_losses, mean_loss, tau_at
 from rayvos.training.optimising import freeze_batch_norms
 from rayvos.training.registry import TrainingPlan, TrainingRequest
-from rayvos.training.task import LossResult, Optimisation
+from rayvos.training.task import LossResult, Optimisation, Recipe
 from rayvos.video.synthetic import SynthConfig, generate_clip
 from rayvos.video.synthetic_textures import PROGRAMS
 
-__all__ = ["RECIPES", "Box2SegBatch", "Box2SegTask", "Box2SegTraining", "Recipe", "plan_box2seg"]
+__all__ = ["RECIPES", "Box2SegBatch", "Box2SegTask", "Box2SegTraining", "plan_box2seg"]
 
 HELD_OUT_PROGRAMS = ("cells", "bricks")  # textures that validation uses and training on generated clips never sees
 VALIDATION_SEED = 1_000_003  # added to the seed: other scenes than those of training
@@ -94,14 +94,6 @@ class Box2SegTraining:
     def model(self) -> Box2SegModel:
         """Return the network's own configuration."""
         return Box2SegModel(backbone=self.backbone, size=self.size, margin=self.margin)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """Options and optimisation that belong together."""
-
-    options: Mapping[str, Any]
-    optimisation: Optimisation
 
 
 RECIPES: Mapping[str, Recipe] = {

@@ -24,8 +24,8 @@ TASKS: Mapping[str, str] = {
     "propagation": "rayvos.training.propagation_task:plan_propagation",
     "box2seg": "rayvos.training.box2seg_task:plan_box2seg",
     "sta": "rayvos.training.sta_task:plan_sta",
-    "stcn": "rayvos.training.stcn_task:plan_stcn",
-    "point-stcn": "rayvos.training.stcn_task:plan_point_stcn",
+    "stcn": "rayvos.training.stcn_recipes:plan_stcn",
+    "point-stcn": "rayvos.training.stcn_recipes:plan_point_stcn",
 }
 """Name → `module:function` of the planner."""
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from rayvos.errors import UsageError
 
-__all__ = ["Batch", "LossResult", "Optimisation", "TrainingTask"]
+__all__ = ["Batch", "LossResult", "Optimisation", "Recipe", "TrainingTask"]
 
 
 class Batch(Protocol):
@@ -72,6 +72,15 @@ class Optimisation:
             raise UsageError(f"training: learning_rate {self.learning_rate}: expected a number above 0")
         if not 0 <= self.ema_decay < 1:
             raise UsageError(f"training: ema_decay {self.ema_decay}: expected a number from 0 to below 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Options of a task and the optimisation that belong together, by a name that people know."""
+
+    options: Mapping[str, Any]
+    """What differs from the task's defaults."""
+    optimisation: Optimisation
 
 
 class TrainingTask(Protocol):

@@ -1,196 +1,222 @@
+"""Learning to propagate: samples, losses of each supervision, recipes, and what is refused before the first step."""
+
 from __future__ import annotations
 
 import dataclasses
-import pickle
 
 import numpy as np
 import pytest
 import torch
 
 from rayvos.annotations.manifest import write_manifest
-from rayvos.annotations.records import MaskPrompt, Point
+from rayvos.annotations.records import MaskPrompt, ObjectInfo
 from rayvos.errors import InputError, UsageError, WeightsError
-from rayvos.masks.ignore import IGNORE
 from rayvos.masks.rle import mask_to_rle
 from rayvos.models.stcn_checkpoint import load_stcn
-from rayvos.models.weights import save_weights
-from rayvos.training.clip_samples import AnnotatedClip, Warping, draw_clip_sample
+from rayvos.training.loading import BatchLoader
 from rayvos.training.registry import TrainingRequest, plan_training
-from rayvos.training.runs import RunSettings, train_run
-from rayvos.training.stcn_task import reach_at
-from tests.review.runs import ellipse, make_clip
+from rayvos.training.sharing import Share
+from rayvos.training.stcn_samples import draw_clip_sample, reference_map
+from rayvos.training.stcn_task import StcnTask, StcnTraining
+from rayvos.training.steps import Trainer
+from rayvos.training.task import Optimisation
 
-STILL = Warping(smallest_area=1.0, mirror=0.0, rotation=0.0, shear=0.0, colour=0.0, grey=0.0, reverse=0.0)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+TINY = {"width": 8, "size": 32, "clips": 2, "validated_clips": 1}
 
 
-def plan(name="stcn", options=None, **request):
-    own = {"size": "48", "width": "8", **(options or {})}
-    return plan_training(name, TrainingRequest(**{"batch_size": 2, "steps": 10, **request, "options": own}))
+def tiny_task(**options) -> StcnTask:
+    return StcnTask(config=StcnTraining(**{**TINY, **options}), steps=10, batch_size=2)
 
 
-def annotated(tmp_path, name="a", *, num_frames=6, masks=True, points=True, leave_out=()):
-    """Return a clip with ellipses as masks, but for the named (object, frame), and points in their middles."""
-    clip = make_clip(tmp_path, name, num_frames=num_frames)
-    prompts, places = [], []
-    for box in clip.boxes:
-        if box.visible and (box.object_id, box.frame) not in leave_out:
-            prompts.append(MaskPrompt(box.object_id, box.frame, mask_to_rle(ellipse(box))))
-        if box.visible:
-            places.append(Point(box.object_id, box.frame, (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2))
-            places.append(Point(box.object_id, box.frame, 1, 1, "negative"))
-    return dataclasses.replace(clip, masks=tuple(prompts) if masks else (), points=tuple(places) if points else ())
+def test_a_sample_depends_on_its_number_alone():
+    task = tiny_task()
+
+    again = [task.sample(number) for number in (4, 3)][::-1]
+
+    for found, number in zip(again, (3, 4), strict=True):
+        expected = tiny_task().sample(number)
+        for name in ("images", "labels", "reference", "point_xy"):
+            assert np.array_equal(getattr(found, name), getattr(expected, name))
 
 
-def manifest(tmp_path, *clips):
-    path = str(tmp_path / "clips.parquet")
-    write_manifest(clips, path)
-    return path
+def test_the_reference_of_masks_is_the_first_frames_mask():
+    sample = tiny_task().sample(0)
+
+    for number, reference in enumerate(sample.reference, start=1):
+        assert np.array_equal(reference > 0, sample.labels[0] == number)
 
 
-def draw(clip, rng_seed=0, *, warping=None, by_points=False, size=48, reach=5):
-    frames = tuple(range(clip.num_frames))
-    rng = np.random.default_rng(rng_seed)
-    return draw_clip_sample(
-        AnnotatedClip(clip, frames), rng, size=size, reach=reach, warping=warping or Warping(), by_points=by_points
-    )
+def test_the_reference_of_points_holds_no_more_than_the_points():
+    task = tiny_task(supervision="points", reference_points=3)
+
+    counts = [int(reference.sum()) for number in range(6) for reference in task.sample(number).reference]
+
+    assert all(1 <= count <= 3 for count in counts)
 
 
-@pytest.mark.parametrize("name", ["stcn", "point-stcn"])
-def test_a_sample_is_a_pure_function_of_its_number(tmp_path, name):
-    source = manifest(tmp_path, annotated(tmp_path, "a"), annotated(tmp_path, "b"))
-    task = plan(name, data=(source,)).task
-    again = pickle.loads(pickle.dumps(task))
+def test_a_still_picture_is_warped_three_times():
+    sample = tiny_task(static=True).sample(1)
 
-    for index in (0, 9, 4):
-        first, second = task.sample(index), again.sample(index)
-        assert np.array_equal(first.images, second.images)
-        assert np.array_equal(first.labels, second.labels)
-        assert np.array_equal(first.points, second.points)
-
-
-def test_an_unmoved_sample_shows_the_middle_of_the_clip(tmp_path):
-    clip = annotated(tmp_path)
-
-    sample = draw(clip, warping=STILL, size=48)
-
-    assert sample.num_objects == 2
-    for frame_labels in sample.labels:
-        assert set(np.unique(frame_labels)) <= {0, 1, 2}
-    assert sample.labels.shape == (3, 48, 48)
-    assert sample.images.shape == (3, 48, 48, 3)
-
-
-def test_points_lie_on_their_objects(tmp_path):
-    clip = annotated(tmp_path)
-    for seed in range(10):
-        sample = draw(clip, seed, by_points=True)
-        positives = sample.points[sample.points[:, 4] == 1]
-        for frame, number, x, y, _ in positives.tolist():
-            shown = sample.labels[int(frame), round(y) if y < 47.5 else 47, round(x) if x < 47.5 else 47]
-            assert shown in (number, 1)  # where two objects overlap the lower id shows
-
-
-def test_a_box_without_a_mask_is_ignored(tmp_path):
-    clip = annotated(tmp_path, leave_out={(2, frame) for frame in range(1, 5)})
-
-    sample = draw(clip, warping=STILL)
-
-    assert (sample.labels[1:] == IGNORE).any()
-    assert not (sample.labels[1:] == 2).any()
-
-
-def test_frames_of_point_clips_are_in_order_of_time_and_near(tmp_path):
-    clip = annotated(tmp_path, num_frames=20)
-    for seed in range(20):
-        sample = draw(clip, seed, by_points=True, warping=STILL, reach=2)
-        x = [sample.points[(sample.points[:, 0] == frame) & (sample.points[:, 1] == 1)][0, 2] for frame in range(3)]
-        steps = np.diff(x) * 1.0  # the objects move one pixel a frame
-        assert (steps > 0).all()
-        assert (steps < 2.5).all()
-
-
-def test_a_still_picture_is_seen_three_times(tmp_path):
-    sample = draw(annotated(tmp_path, num_frames=1))
-
-    assert len(sample.images) == 3
     assert not np.array_equal(sample.images[0], sample.images[1])
+    assert (sample.labels > 0).any(axis=(1, 2)).all()
 
 
-def test_the_reach_grows_and_shrinks_with_the_run():
-    assert [reach_at(step, 1000) for step in (0, 99, 100, 250, 350, 899, 900, 999)] == [5, 5, 10, 15, 20, 25, 5, 5]
+def test_far_frames_are_met_in_the_middle_of_a_run_only():
+    class Numbered:
+        """A clip of 60 annotated frames that notes which are asked for."""
+
+        def __init__(self):
+            self.inner = tiny_task().clips()
+            self.chosen: list[list[int]] = []
+
+        def __len__(self):
+            return 1
+
+        def name(self, number):
+            return "numbered"
+
+        def frames(self, number):
+            return tuple(range(60))
+
+        def views(self, number, frames):
+            self.chosen.append(list(frames))
+            return self.inner.views(0, [0, 1, 2])
+
+    clips = Numbered()
+    spans = {}
+    for share in (0.0, 0.5, 0.95):
+        clips.chosen = []
+        for index in range(30):
+            draw_clip_sample(clips, StcnTraining(**TINY).rule(), 0, index, share)
+        spans[share] = max(max(frames) - min(frames) for frames in clips.chosen)
+
+    assert spans[0.0] <= 10
+    assert spans[0.95] <= 10
+    assert 10 < spans[0.5] <= 50
 
 
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("stcn", {}),
-        ("stcn", {"loss": "huberised", "tau_warmup": "0"}),
-        ("point-stcn", {}),
-        ("point-stcn", {"robust_points": "true"}),
-        ("point-stcn", {"targets": "masks"}),
-    ],
-)
-def test_every_variant_teaches_all_parts_of_the_network(tmp_path, name, options):
-    source = manifest(tmp_path, annotated(tmp_path, "a"), annotated(tmp_path, "b"))
-    task = plan(name, options, data=(source,)).task
-    model = task.build().train()
+def test_discs_grow_around_points_and_stay_inside():
+    found = reference_map(np.array([[0.0, 0.0], [10.0, 5.0]]), 16, 2)
 
-    result = task.loss(model, task.collate([task.sample(0), task.sample(1)]), 0)
+    assert found[0, 0] == found[0, 2] == found[5, 10] == found[7, 10] == 1
+    assert found[2, 2] == found[5, 13] == 0
+    assert reference_map(np.array([[3.0, 4.0]]), 16, 0).sum() == 1
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"loss": "huberised"}, {"loss": "ce"}, {"supervision": "points"}, {"supervision": "hybrid"},
+    {"supervision": "points", "loss": "huberised", "balance": "class"},
+])  # fmt: skip
+def test_every_supervision_gives_gradients_to_all_parts(options):
+    task = tiny_task(**options)
+    network = task.build()
+
+    result = task.loss(network, task.collate([task.sample(0), task.sample(1)]), 5)
     result.loss.backward()
 
-    untaught = [key for key, value in model.named_parameters() if value.grad is None or not value.grad.abs().max() > 0]
-    assert result.loss.isfinite()
-    assert untaught in ([], ["key_proj.key_proj.bias"])  # a shift of all keys cancels in their distances
+    assert torch.isfinite(result.loss)
+    for part in ("key_encoder", "value_encoder", "decoder"):
+        norms = [float(p.grad.norm()) for p in getattr(network, part).parameters() if p.grad is not None]
+        assert sum(norms) > 0, part
+
+
+def test_learning_from_points_looks_at_nothing_but_the_points():
+    task = tiny_task(supervision="points")
+    batch = task.collate([task.sample(0)])
+    network = task.build()
+
+    before = task.loss(network, batch, 0).loss
+    wrong = dataclasses.replace(batch, labels_BTHW=torch.ones_like(batch.labels_BTHW))
+
+    assert torch.equal(before, task.loss(network, wrong, 0).loss)
+
+
+def test_a_sample_does_not_depend_on_its_neighbours_in_the_batch():
+    task = tiny_task(loss="ce")
+    network = task.build()
+    one, two = task.sample(0), task.sample(1)
+
+    with torch.no_grad():
+        alone = [float(task.loss(network, task.collate([sample]), 0).loss) for sample in (one, two)]
+        together = float(task.loss(network, task.collate([one, two]), 0).loss)
+
+    assert together == pytest.approx(np.mean(alone), abs=1e-5)
 
 
 @pytest.mark.slow
-def test_a_clip_can_be_learnt_by_heart_and_the_weights_load(tmp_path):
-    source = manifest(tmp_path, annotated(tmp_path, "a"))
-    short = plan("stcn", {"loss": "ce"}, data=(source,), steps=30, learning_rate=2e-3)
+def test_a_few_steps_on_one_clip_lower_the_loss(tmp_path):
+    optimisation = Optimisation(steps=30, batch_size=2, learning_rate=2e-3, clip_norm=1.0, warmup_steps=3)
+    task = dataclasses.replace(tiny_task(loss="ce", clips=1), steps=30)
+    trainer = Trainer(task, optimisation)
     losses = []
+    with BatchLoader(task, optimisation, Share()) as loader:
+        while trainer.step < optimisation.steps:
+            losses.append(trainer.advance(loader.next_step()).loss)
 
-    train_run(
-        short,
-        RunSettings(out=str(tmp_path / "run"), device="cpu", processes=0, validate_every=30),
-        watch=lambda note: losses.append(note.loss),
-    )
-
-    assert np.mean(losses[-8:]) < 0.7 * np.mean(losses[:3])
-    network, _ = load_stcn(str(tmp_path / "run" / "last.safetensors"))
-    assert network.model == {"attention": True, "width": 8}
-
-
-def test_data_without_what_is_needed_is_refused(tmp_path):
-    bare = manifest(tmp_path, annotated(tmp_path, "a", points=False))
-    with pytest.raises(InputError, match="expected clips with positive points"):
-        plan("point-stcn", data=(bare,))
-    with pytest.raises(InputError, match="expected clips with masks"):
-        plan("stcn", data=(manifest(tmp_path, annotated(tmp_path, "b", masks=False)),))
-    with pytest.raises(InputError, match="masks and positive points on the same frames, found none in 1 clips"):
-        plan("point-stcn", {"targets": "masks"}, data=(manifest(tmp_path, annotated(tmp_path, "c", masks=False)),))
+    assert np.mean(losses[-8:]) < 0.8 * np.mean(losses[:4])
+    scores = trainer.validate()
+    assert set(scores) == {"j_and_f", "jaccard", "boundary_f"}
+    trainer.export(str(tmp_path / "weights.safetensors"))
+    assert load_stcn(str(tmp_path / "weights.safetensors"))[0].configuration()["width"] == 8
 
 
-def test_wrong_options_and_weights_are_refused(tmp_path):
-    with pytest.raises(UsageError, match="task 'stcn' learns from masks"):
-        plan("stcn", {"targets": "points"})
-    with pytest.raises(UsageError, match="a multiple of 16"):
-        plan("stcn", {"size": "50"})
-    with pytest.raises(UsageError, match="did you mean 'kinetics'"):
-        plan("point-stcn", recipe="kinetic")
-    other = plan("stcn", {"width": "16"}).task
-    save_weights(
-        str(tmp_path / "w.safetensors"),
-        other.build().state_dict(),
-        architecture="stcn",
-        model=other.model_config(),
-    )
-    with pytest.raises(WeightsError, match="expected an stcn network of width 8"):
-        plan("stcn", weights=str(tmp_path / "w.safetensors"))
+class TestPlanning:
+    def plan(self, name: str = "stcn", **request):
+        return plan_training(name, TrainingRequest(**request))
+
+    def test_the_papers_schedules_scale_with_the_steps(self):
+        plan = self.plan(recipe="video", steps=1000)
+
+        assert plan.optimisation.decay_at == (pytest.approx(125 / 150),)
+        assert plan.optimisation.learning_rate == 1e-5
+        assert plan.task.config.loss == "bootstrapped"
+
+    def test_point_recipes_learn_from_points(self):
+        plan = self.plan("point-stcn", recipe="pv-davis-youtube")
+
+        assert plan.task.config.supervision == "points"
+        assert plan.optimisation.steps == 38_000
+
+    def test_masks_are_not_what_point_stcn_is_given(self):
+        with pytest.raises(UsageError, match="use task 'stcn'"):
+            self.plan("point-stcn", options={"supervision": "masks"})
+
+    @pytest.mark.parametrize(("name", "value", "message"), [
+        ("size", "50", "multiple of 16"), ("tau", "0.5", "tau: expected"), ("frames", "1", "at least 2"),
+        ("corrupted", "2", "from 0 to 1"), ("reference_points", "0", "from 1"), ("loss", "mse", "loss"),
+    ])  # fmt: skip
+    def test_impossible_options_are_named(self, name, value, message):
+        with pytest.raises(UsageError, match=message):
+            self.plan(options={name: value})
+
+    def test_cross_entropy_is_an_infinite_tau(self):
+        assert self.plan(options={"tau": "inf"}).task.options()["tau"] == "inf"
+
+    def test_weights_of_another_width_are_refused(self, tmp_path):
+        path = str(tmp_path / "w.safetensors")
+        Trainer(tiny_task(), Optimisation(steps=1, batch_size=1, learning_rate=1e-3)).export(path)
+
+        assert self.plan(weights=path, recipe="quick", options=TINY_WORDS).task.weights == path
+        with pytest.raises(WeightsError, match="of width 8, the training asks for 64"):
+            self.plan(weights=path)
+
+    def test_a_clip_of_one_annotated_frame_teaches_nothing(self, image_clip, tmp_path):
+        mask = mask_to_rle(np.ones((image_clip.height, image_clip.width), np.bool_))
+        clip = dataclasses.replace(image_clip, objects=(ObjectInfo(1),), masks=(MaskPrompt(1, 0, mask),))
+        write_manifest([clip], str(tmp_path / "one.parquet"))
+
+        with pytest.raises(InputError, match="on two frames or more"):
+            self.plan(data=(str(tmp_path / "one.parquet"),))
+
+    def test_clips_that_never_show_an_object_end_by_name(self, image_clip, tmp_path):
+        empty = mask_to_rle(np.zeros((image_clip.height, image_clip.width), np.bool_))
+        masks = tuple(MaskPrompt(1, frame, empty) for frame in range(4))
+        clip = dataclasses.replace(image_clip, objects=(ObjectInfo(1),), masks=masks)
+        write_manifest([clip], str(tmp_path / "empty.parquet"))
+        plan = self.plan(data=(str(tmp_path / "empty.parquet"),), options={"size": "32"})
+
+        with pytest.raises(InputError, match=r"show no object.*are the masks empty"):
+            plan.task.sample(0)
+
+
+TINY_WORDS = {name: str(value) for name, value in TINY.items()}
