@@ -3,7 +3,8 @@
 Masks may be given on any frames: the forward pass starts at an object's first one, the backward pass at its last
 one, and each takes up every mask it meets. Where both know an object, between its first and its last mask, their
 probabilities are mixed linearly by the distance to the nearest mask on either side. A given mask stays as it is, and
-an object that no pass knows yet is absent.
+an object that no pass knows yet is absent. Without `weights` it works with the packaged compact network, at 240
+pixels, which also sees where optical flow carries the mask before (`models/stcn_compact.py`).
 
 Source: STCN, with its settings (memory every 5th frame, top 20, 480p); rules and numbers of the official
 implementation are in `propagation.py`. Differs: the backward pass and the mixture are ours; the memory holds 50

@@ -105,3 +105,10 @@ def test_the_packaged_weights_need_no_download_and_say_what_they_are():
 def test_the_packaged_weights_follow_a_moving_object():
     found = label(load_engine("stcn", device="cpu"), clip_of({(0, 1): patch_at(0)}))
     assert np.mean([iou(found[frame, 1].mask, patch_at(frame)) for frame in range(1, NUM_FRAMES)]) > 0.8
+
+
+@pytest.mark.parametrize("size", [(1, 1), (9, 20), (16, 16)])
+def test_tiny_frames_have_labels(make_untrained, size):
+    clip = make_clip({(0, 1): np.ones(size, bool)}, 3, *size)
+    found = list(make_untrained().label(clip, Images(np.zeros((3, *size, 3), np.uint8)), range(3)))
+    assert [item.frame for item in found] == [0, 1, 2]
