@@ -56,7 +56,7 @@ DROP_SHARE = 0.06  # of the visits, for each group: no plane may become indispen
 
 RECIPES: Mapping[str, Optimisation] = {
     "default": Optimisation(
-        steps=5_000,
+        steps=3_900,
         batch_size=8,
         learning_rate=1.5e-3,
         weight_decay=1e-4,
