@@ -86,6 +86,8 @@ def train(task: str, options: TrainOptions, **own: str) -> int:
 
         rayvos train box2seg --data annotations.json --workers 2 -o out
 
+        rayvos train stcn --data RUN --loss huberised --weights stcn.pth --steps 38000 -o s3://bucket/stcn
+
         rayvos train box2seg --data clips.parquet --weights out/weights.safetensors --learning-rate 1e-5 -o tuned
 
     Args:
@@ -136,16 +138,14 @@ def _plan(task: str, options: TrainOptions, own: dict[str, str]) -> TrainingPlan
 
 
 def _settings(options: TrainOptions) -> RunSettings:
-    from rayvos.engines.devices import find_device
     from rayvos.training.runs import RunSettings
 
-    on_gpu = find_device(options.device, check=False).type == "cuda"
     return RunSettings(
         out=options.out,
         device=options.device,
         precision=options.precision,
         accumulate=options.accumulate,
-        processes=(4 if on_gpu else 1) if options.loaders is None else options.loaders,
+        processes=options.loaders,
         checkpoint_every=options.checkpoint_every,
         validate_every=options.validate_every,
         max_seconds=options.max_seconds,

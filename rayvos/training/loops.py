@@ -28,7 +28,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from rayvos import storage
 from rayvos.errors import RayvosError, RunError, UsageError
 from rayvos.training.registry import TrainingPlan
-from rayvos.training.runs import RunNote, RunSettings, TrainingSummary, claim_folder, train_run
+from rayvos.training.runs import LOADERS_BESIDE_GPU, RunNote, RunSettings, TrainingSummary, claim_folder, train_run
 from rayvos.training.sharing import Share
 
 __all__ = ["WorkerGroup", "plan_workers", "train_on_ray"]
@@ -50,13 +50,13 @@ class WorkerGroup:
     use_gpu: bool
 
 
-def plan_workers(*, workers: int | None, device: str, processes: int) -> WorkerGroup:
+def plan_workers(*, workers: int | None, device: str, processes: int | None) -> WorkerGroup:
     """Return the group for the cluster this process is connected to.
 
     Args:
         workers: what the user asks for; None: one per GPU, or one on a cluster without.
         device: `cpu` leaves GPUs alone, `cuda` insists on them, `auto` takes them where they are.
-        processes: per worker, that make samples.
+        processes: per worker, that make samples; see `RunSettings`.
 
     Raises:
         UsageError: the cluster does not have what is asked for.
@@ -71,8 +71,9 @@ def plan_workers(*, workers: int | None, device: str, processes: int) -> WorkerG
         raise UsageError(f"--workers {num_workers}: the cluster has {num_cpus} CPUs and {num_gpus} GPUs; ask for fewer")
     # One CPU stays free: for Ray, and so that a group can start while the one before is ending.
     fitting = max(1, math.floor((num_cpus - 1) / num_workers))
+    beside_gpu = 1 + (LOADERS_BESIDE_GPU if processes is None else processes)
     return WorkerGroup(
-        num_workers=num_workers, num_cpus=min(fitting, 1 + processes) if use_gpu else fitting, use_gpu=use_gpu
+        num_workers=num_workers, num_cpus=min(fitting, beside_gpu) if use_gpu else fitting, use_gpu=use_gpu
     )
 
 

@@ -29,12 +29,21 @@ from rayvos.training.sharing import Share, raise_anywhere, told_by_first
 from rayvos.training.state import check_identity, load_state_file, newest_checkpoint, save_checkpoint
 from rayvos.training.steps import Precision, StepReport, Trainer, run_identity
 
-__all__ = ["RunNote", "RunSettings", "TrainingSummary", "claim_folder", "discard_run", "train_run"]
+__all__ = [
+    "LOADERS_BESIDE_GPU",
+    "RunNote",
+    "RunSettings",
+    "TrainingSummary",
+    "claim_folder",
+    "discard_run",
+    "train_run",
+]
 
 OWN_NAMES = (
     "run.json", "data", "checkpoints", "metrics.parquet", "tensorboard", "weights.safetensors", "last.safetensors",
 )  # fmt: skip
 CHECKPOINTS_PER_RUN, VALIDATIONS_PER_RUN, ROWS_PER_RUN = 40, 20, 2000  # defaults: a share of the run between two
+LOADERS_BESIDE_GPU = 4  # processes that make samples; a GPU is faster than one core that decodes for it
 MOST_STEPS_LOST = 500  # between checkpoints of long runs
 
 
@@ -50,8 +59,8 @@ class RunSettings:
     """Arithmetic of the network; the one setting that is part of a run's identity."""
     accumulate: int = 1
     """Pieces that each worker computes one after the other for a step: less memory."""
-    processes: int = 1
-    """Processes per worker that make samples ahead; 0: none."""
+    processes: int | None = None
+    """Processes per worker that make samples ahead; 0: none; None: one, beside a GPU four."""
     checkpoint_every: int | None = None
     """Steps between checkpoints; None: a fortieth of the run, at most 500."""
     validate_every: int | None = None
@@ -64,7 +73,7 @@ class RunSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name}: expected a number from 1, found {value}")
-        if self.processes < 0:
+        if self.processes is not None and self.processes < 0:
             raise UsageError(f"processes: expected a number from 0, found {self.processes}")
 
 
@@ -195,8 +204,11 @@ class _Run:
             self.trainer.restore(load_state_file(newest), where=newest)
         self.saved_at = self.resumed_at = self.trainer.step
         self.steps = plan.optimisation.steps
+        processes = settings.processes
+        if processes is None:
+            processes = LOADERS_BESIDE_GPU if self.trainer.device.type == "cuda" else 1
         self.loader = BatchLoader(
-            plan.task, plan.optimisation, share, first_step=self.trainer.step, processes=settings.processes
+            plan.task, plan.optimisation, share, first_step=self.trainer.step, processes=processes
         )
         self.log = MetricsLog(settings.out, step=self.trainer.step) if self.first else None
         self.validation: dict[str, float] = {}

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from rayvos.training.metrics_log import read_metrics
 from rayvos.training.registry import TrainingPlan
 from rayvos.training.runs import RunSettings, discard_run, train_run
 from rayvos.training.state import newest_checkpoint
+from tests.ray_cluster import worker_environment
 from tests.training.tiny_task import TinyTask, tiny_optimisation
 
 
@@ -66,6 +70,25 @@ def test_a_run_that_was_killed_ends_like_one_that_was_not(tmp_path, steps_done):
     assert metrics_of(undisturbed) == metrics_of(killed)
     for name in ("weights.safetensors", "last.safetensors", "checkpoints/step-000000012.safetensors"):
         assert (undisturbed / name).read_bytes() == (killed / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_process_that_was_killed_is_followed_by_one_that_ends_like_an_undisturbed_run(tmp_path):
+    undisturbed, killed = tmp_path / "a", tmp_path / "b"
+    train_run(plan_of(), settings_of(undisturbed))
+    words = ["train", "tests.training.tiny_task:plan_tiny", "--in-process", "--device", "cpu", "--loaders", "1"]
+    words += ["--checkpoint-every", "4", "--validate-every", "3", "-o", str(killed), "--fatal", f"7 {tmp_path}/killed"]
+
+    done = subprocess.run(
+        [sys.executable, "-c", "from rayvos.cli.main import run; run()", *words],
+        env=worker_environment(), check=False, timeout=600,
+    )  # fmt: skip
+    summary = train_run(plan_of(), settings_of(killed))
+
+    assert done.returncode == -signal.SIGKILL
+    assert summary.resumed_at == 4
+    assert same(weights_of(undisturbed), weights_of(killed))
+    assert metrics_of(undisturbed) == metrics_of(killed)
 
 
 def test_a_run_goes_on_in_pieces(tmp_path):
