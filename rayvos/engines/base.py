@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from rayvos.annotations.records import Clip
 
-__all__ = ["Engine", "EngineNeeds", "FrameReader", "Label"]
+__all__ = ["Engine", "EngineNeeds", "FrameReader", "Label", "ObjectProbability", "Propagator"]
 
 
 class FrameReader(Protocol):
@@ -104,6 +104,32 @@ class Engine(Protocol):
 
         An object without a visible box (or another prompt the engine uses) on a frame is absent there.
         Memory is bounded however long `frames` is.
+
+        Raises:
+            InputError: the clip's prompts or frames cannot be used.
+            EngineError: the algorithm failed.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ObjectProbability:
+    """Where an engine believes one object to be on one frame."""
+
+    frame: int
+    object_id: int
+    probability: NDArray[np.float32]
+    """(height, width) of the clip, in [0, 1]; zero everywhere where nothing is known of the object."""
+
+
+@runtime_checkable
+class Propagator(Engine, Protocol):
+    """An engine that also gives probabilities, on frames far from its prompts, too: what candidates are mined from."""
+
+    def probabilities(self, clip: Clip, images: FrameReader, frames: Sequence[int]) -> Iterator[ObjectProbability]:
+        """Yield one map for every frame of `frames` (ascending) and every object, ordered by (frame, object_id).
+
+        Which frames are asked for changes no map. Memory is bounded however many there are.
 
         Raises:
             InputError: the clip's prompts or frames cannot be used.

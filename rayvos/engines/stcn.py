@@ -21,7 +21,6 @@ Layouts: K objects, H W pixels.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
@@ -34,13 +33,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rayvos.annotations.records import Clip, MaskPrompt
-from rayvos.engines.base import EngineNeeds, FrameReader, Label
+from rayvos.engines.base import EngineNeeds, FrameReader, Label, ObjectProbability
 from rayvos.engines.devices import find_device
 from rayvos.engines.propagation import MemoryRule, pad_to_stride, propagate, unpad
 from rayvos.engines.scores import predicted_iou
 from rayvos.engines.spool import ProbabilitySpool
 from rayvos.engines.stcn_anchors import AnchorMasks, Anchors, find_anchors, working_size
 from rayvos.engines.stcn_cache import FeatureCache
+from rayvos.engines.stcn_fusion import fuse_passes, label_map, mask_qualities, scale_probability
 from rayvos.engines.stcn_steps import Features
 from rayvos.errors import UsageError, choose
 from rayvos.models.stcn import DEVIATION, MEAN, STCN
@@ -55,7 +55,6 @@ Precision = Literal["float32", "bfloat16", "float16"]
 DEFAULT_WEIGHTS = "stcn_compact"
 FEATURE_BYTES = 512 << 20  # of frames that both passes use: 9 of the official network at 480x864, 150 of the compact
 CHUNK_BYTES, CHUNK_FRAMES = 128 << 20, 32  # of frames that are read forwards and used backwards
-NEAR_PROBABILITY = 0.05  # an object's entropy is taken where it may be at all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +154,38 @@ class StcnEngine:
             UsageError: the device does not exist here.
         """
         anchors = find_anchors(clip)
+        for frame, forward, backward in self._both_passes(clip, images, anchors, frames):
+            yield from self._frame_labels(clip, anchors, frame, forward, backward)
+
+    def probabilities(self, clip: Clip, images: FrameReader, frames: Sequence[int]) -> Iterator[ObjectProbability]:
+        """Yield the fused probability of every frame and object; see `Propagator`. A given mask is certain.
+
+        Raises:
+            InputError, StorageError, UsageError: see `label`.
+        """
+        anchors = find_anchors(clip)
+        positions = {object_id: position for position, object_id in enumerate(anchors.object_ids)}
+        for frame, forward, backward in self._both_passes(clip, images, anchors, frames):
+            shares = [self._share(anchors, frame, position) for position in range(len(positions))]
+            given = {} if self.sparse else anchors.by_frame.get(frame, {})
+            known = {p for p, share in enumerate(shares) if share is not None and p not in given}
+            with self._arithmetic():
+                fused = fuse_passes(forward, backward, shares) if known else None
+            for object_id in clip.object_ids():
+                position = positions.get(object_id, -1)
+                if fused is not None and position in known:
+                    with self._arithmetic():
+                        scaled = scale_probability(fused[position + 1], (clip.height, clip.width))
+                        found = scaled.clamp(0, 1).cpu().numpy()  # sums of shares may round above 1
+                else:
+                    mask = _given_label(clip, given[position]).mask if position in given else None
+                    found = np.zeros((clip.height, clip.width), np.float32) if mask is None else np.float32(1) * mask
+                yield ObjectProbability(frame, object_id, found)
+
+    def _both_passes(
+        self, clip: Clip, images: FrameReader, anchors: Anchors, frames: Sequence[int]
+    ) -> Iterator[tuple[int, Tensor | None, Tensor | None]]:
+        """Yield (frame, forward, backward) for ascending frames, as `fuse_passes` takes them; None: not needed."""
         device = find_device(self._device_name)
         cache = FeatureCache(FEATURE_BYTES if self._config.direction == "both" else 0)
         with ExitStack() as stack:
@@ -170,8 +201,7 @@ class StcnEngine:
                 if ahead is not None and ahead[0] == frame:
                     found, ahead = ahead[1], next(forward, None)
                 kept = spool.get(frame)
-                behind = None if kept is None else torch.from_numpy(kept).to(device)
-                yield from self._frame_labels(clip, anchors, frame, found, behind)
+                yield frame, found, None if kept is None else torch.from_numpy(kept).to(device)
 
     def _share(self, anchors: Anchors, frame: int, position: int) -> float | None:
         direction = self._config.direction
@@ -182,7 +212,7 @@ class StcnEngine:
         clip: Clip,
         images: FrameReader,
         anchors: Anchors,
-        frames: range,
+        frames: Sequence[int],
         device: torch.device,
         cache: FeatureCache,
         *,
@@ -261,23 +291,23 @@ class StcnEngine:
         given = {} if self.sparse else anchors.by_frame.get(frame, {})
         positions = {object_id: position for position, object_id in enumerate(anchors.object_ids)}
         known = [p for p, share in enumerate(shares) if share is not None and p not in given]
-        label_map: NDArray[np.uint8] = np.zeros((clip.height, clip.width), np.uint8)
+        found: NDArray[np.uint8] = np.zeros((clip.height, clip.width), np.uint8)
         quality: dict[int, dict[str, float]] = {}
         if known:
             with self._arithmetic():
-                fused = _fuse(forward, backward, shares)
+                fused = fuse_passes(forward, backward, shares)
                 size = (fused.shape[1], fused.shape[2])
-                winners = _label_map(fused, size)
-                quality = _qualities(fused, winners, forward, backward, {p: shares[p] for p in known})
+                winners = label_map(fused, size)
+                quality = mask_qualities(fused, winners, forward, backward, {p: shares[p] for p in known})
                 if size != (clip.height, clip.width):
-                    winners = _label_map(fused, (clip.height, clip.width))
-                label_map = winners.cpu().numpy()
+                    winners = label_map(fused, (clip.height, clip.width))
+                found = winners.cpu().numpy()
         for object_id in clip.object_ids():
             position = positions.get(object_id, -1)
             if position in given:
                 yield _given_label(clip, given[position])
                 continue
-            mask = label_map == position + 1 if position in quality else None
+            mask = found == position + 1 if position in quality else None
             if mask is None or not mask.any():
                 yield Label(frame, object_id, None)
                 continue
@@ -318,74 +348,3 @@ def _pictures(
         prepared = [(frame, prepare(image)) for frame, image in images.read(chunk[::-1])]
         while prepared:
             yield prepared.pop()
-
-
-def _fuse(forward: Tensor | None, backward: Tensor | None, shares: Sequence[float | None]) -> Tensor:
-    """Return the mixture (K + 1, H, W) of two passes: (K + 1, H, W) forward, (K, H, W) backward.
-
-    The background gets what the objects leave. With one share for all objects that is the mixture of the two
-    distributions; with several, objects may claim more than there is, and the largest claim wins all the same.
-    """
-    if forward is not None and all(share is None or share == 1 for share in shares):
-        return forward
-    like = backward if forward is None else forward
-    assert like is not None, "an object that is known was seen by a pass"
-    objects = torch.zeros((len(shares), *like.shape[-2:]), device=like.device)
-    for position, share in enumerate(shares):
-        if share:
-            assert forward is not None, "a share above 0 asks for the forward pass"
-            objects[position] += share * forward[position + 1]
-        if share is not None and share < 1:
-            assert backward is not None, "a share below 1 asks for the backward pass"
-            objects[position] += (1 - share) * backward[position]
-    return torch.cat([(1 - objects.sum(0, keepdim=True)).clamp(min=0), objects])
-
-
-def _label_map(fused: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return the most probable position + 1 of each pixel at some size, uint8, 0 background; ties go to the lower one.
-
-    Objects are scaled up one by one: all of them at once would take gigabytes for many objects on large frames.
-    """
-    labels = torch.zeros(size, dtype=torch.uint8, device=fused.device)
-    best: Tensor | None = None
-    for number, probability in enumerate(fused):
-        if probability.shape != size:
-            probability = F.interpolate(probability[None, None], size, mode="bilinear", align_corners=False)[0, 0]
-        if best is None:
-            best = probability
-            continue
-        better = probability > best
-        labels[better] = number
-        best = torch.where(better, probability, best)
-    return labels
-
-
-def _qualities(
-    fused: Tensor,
-    winners: Tensor,
-    forward: Tensor | None,
-    backward: Tensor | None,
-    shares: Mapping[int, float | None],
-) -> dict[int, dict[str, float]]:
-    """Return what is known of each object's label without truth, by position.
-
-    `expected_iou`: of the mask with a truth drawn pixel by pixel with these probabilities, mean intersection over
-    mean union. `entropy`: mean over the pixels where the object may be, in bits. `agreement`: soft IoU of the two
-    passes, where both know the object.
-    """
-    rows = []
-    for position, share in shares.items():
-        probability, mask = fused[position + 1], winners == position + 1
-        inside = probability[mask].sum()
-        union = mask.sum() + probability.sum() - inside
-        near = mask | (probability >= NEAR_PROBABILITY)
-        entropy = (torch.special.entr(probability) + torch.special.entr(1 - probability))[near].sum() / math.log(2)
-        numbers = [inside / union.clamp(min=1e-9), entropy / near.sum().clamp(min=1)]
-        if forward is not None and backward is not None and share is not None and 0 < share < 1:
-            first, second = forward[position + 1], backward[position]
-            numbers.append(torch.minimum(first, second).sum() / torch.maximum(first, second).sum().clamp(min=1e-9))
-        rows.append(torch.stack([number.double() for number in numbers]))
-    found = [row.tolist() for row in rows]
-    names = ("expected_iou", "entropy", "agreement")
-    limited = [[min(1.0, max(0.0, number)) for number in row] for row in found]
-    return {p: dict(zip(names, row, strict=False)) for p, row in zip(shares, limited, strict=True)}
