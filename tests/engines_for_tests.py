@@ -10,16 +10,19 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from rayvos.annotations.records import Clip
-from rayvos.engines.base import EngineNeeds, FrameReader, Label
+from rayvos.engines.base import EngineNeeds, FrameReader, Label, ObjectProbability
+from rayvos.masks.rle import rle_to_mask
 
 ENGINE = "tests.engines_for_tests:BoxFillEngine"
+PROPAGATOR = "tests.engines_for_tests:ShiftEngine"
 
 
 class BoxFillEngine:
@@ -58,6 +61,22 @@ class BoxFillEngine:
                 mask = bright & inside
                 fill = float(mask.sum() / max(1, inside.sum()))
                 yield Label(frame, object_id, mask, fill, {"fill": fill})
+
+
+class ShiftEngine(BoxFillEngine):
+    """Also gives probabilities: an object's first mask, softened, moved one pixel to the right with every frame."""
+
+    name = "shift"
+
+    def probabilities(self, clip: Clip, images: FrameReader, frames: Sequence[int]) -> Iterator[ObjectProbability]:
+        make_trouble(Path(clip.source.uri) / ".trouble")
+        for frame, _ in images.read(frames):
+            time.sleep(self.delay_s)
+            for object_id in clip.object_ids():
+                given = next(mask for mask in clip.masks if mask.object_id == object_id and mask.rle is not None)
+                mask = rle_to_mask(given.rle, clip.height, clip.width).astype(np.float32)
+                moved = np.roll(cv2.GaussianBlur(mask, (0, 0), 3), frame - given.frame, axis=1)
+                yield ObjectProbability(frame, object_id, np.clip(moved, 0, 1))
 
 
 def make_trouble(order: Path) -> None:

@@ -27,6 +27,7 @@ ENGINES = {
     "cut": "rayvos.engines.cut:CutEngine",
     "guided": "rayvos.engines.guided:GuidedEngine",
     "point-stcn": "rayvos.engines.point_stcn:PointStcnEngine",
+    "scribble": "rayvos.engines.scribble:ScribbleEngine",
     "sta": "rayvos.engines.sta:StaEngine",
     "stcn": "rayvos.engines.stcn:StcnEngine",
 }
