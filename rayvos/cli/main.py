@@ -31,6 +31,7 @@ COMMANDS = {
     "import": ("rayvos.cli.import_:import_", "Turn a data set of another tool into a manifest."),
     "label": ("rayvos.cli.label:label", "Make masks from boxes, on this machine or a Ray cluster."),
     "submit": ("rayvos.cli.submit:submit", "Run a job on a running Ray cluster and follow it to its end."),
+    "candidates": ("rayvos.cli.candidates:candidates", "Propose points for annotators to verify, from a few prompts."),
     "simulate-points": ("rayvos.cli.simulate_points:simulate_points", "Draw points from masks, as annotators click."),
     "status": ("rayvos.cli.status:status", "Show what a run has committed, and its dead letters."),
     "plan": ("rayvos.cli.plan:plan", "Show units, frames, output size and time of a run, without doing it."),
