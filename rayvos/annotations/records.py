@@ -79,6 +79,10 @@ class Point:
     x: float
     y: float
     label: PointLabel = "positive"
+    annotator: str | None = None
+    """Who said so, where known."""
+    seconds: float | None = None
+    """What the answer took, where known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ TableName = Literal["manifest", "labels", "candidates", "dead_letters", "plan"]
 
 COMPRESSION = "zstd"  # smallest of the codecs every reader knows: 7.3 MB where snappy takes 10.1, same read time
 
-_VERSIONS: dict[TableName, int] = {"manifest": 1, "labels": 1, "candidates": 1, "dead_letters": 1, "plan": 1}
+_VERSIONS: dict[TableName, int] = {"manifest": 2, "labels": 1, "candidates": 1, "dead_letters": 1, "plan": 1}
 
 
 def _schema(table: TableName, fields: list[pa.Field]) -> pa.Schema:
@@ -57,12 +57,19 @@ MANIFEST = _schema(
             "boxes", _list_of(object_id=_COUNT, frame=_COUNT, x0=_REAL, y0=_REAL, x1=_REAL, y1=_REAL, visible=_FLAG)
         ),
         pa.field("masks", _list_of(object_id=_COUNT, frame=_COUNT, rle=pa.binary(), machine_made=_FLAG)),
-        pa.field("points", _list_of(object_id=_COUNT, frame=_COUNT, x=_REAL, y=_REAL, label=_TEXT)),
+        pa.field(
+            "points",
+            _list_of(object_id=_COUNT, frame=_COUNT, x=_REAL, y=_REAL, label=_TEXT, annotator=_TEXT, seconds=_REAL),
+        ),
         pa.field("traces", _list_of(object_id=_COUNT, frame=_COUNT, x=pa.list_(_REAL), y=pa.list_(_REAL))),
         pa.field("annotated_frames", pa.list_(_COUNT)),
     ],
 )
-"""One row per clip; the columns are those of `records.Clip`. `masks[].rle` null: the object is absent there."""
+"""One row per clip; the columns are those of `records.Clip`. `masks[].rle` null: the object is absent there.
+
+Version 1 lacks `points[].annotator` and `points[].seconds`, and is read, too.
+"""
+_ADDED_INSIDE = {"points": ("annotator", "seconds")}  # fields that older manifests lack
 
 LABELS = _schema(
     "labels",
@@ -170,7 +177,15 @@ def check_schema(found: pa.Schema, table: TableName, where: str) -> None:
             f"{where}: {table} table without column {', '.join(missing)}; write it again with `rayvos import`"
         )
     for field in expected:
-        if found.field(field.name).type != field.type:
+        if found.field(field.name).type not in (field.type, _older_type(field)):
             raise SchemaError(
                 f"{where}: column {field.name!r}: expected {field.type}, found {found.field(field.name).type}"
             )
+
+
+def _older_type(field: pa.Field) -> pa.DataType:
+    """Return the type of a column before fields were added inside it."""
+    added = _ADDED_INSIDE.get(field.name, ())
+    if not added:
+        return field.type
+    return pa.list_(pa.struct([inside for inside in field.type.value_type if inside.name not in added]))

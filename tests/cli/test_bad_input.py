@@ -197,7 +197,7 @@ class TestManifestsThatAreRefused:
         ("schema", "message"),
         [
             (MANIFEST.remove_metadata(), "found no rayvos table"),
-            (MANIFEST.with_metadata({"rayvos.table": "manifest", "rayvos.version": "2"}), "version '2'"),
+            (MANIFEST.with_metadata({"rayvos.table": "manifest", "rayvos.version": "3"}), "version '3'"),
             (MANIFEST.with_metadata({"rayvos.table": "labels", "rayvos.version": "1"}), "found a rayvos labels table"),
             (MANIFEST.remove(MANIFEST.get_field_index("boxes")), "without column boxes"),
             (MANIFEST.set(2, pa.field("height", pa.string())), "column 'height': expected int32, found string"),

@@ -5,6 +5,10 @@ and becomes one clip, named by its question as in the published frame folders. `
 decoded video, coordinates are pixels of its original size. ACCEPTED points are positive, REJECTED negative, AMBIGUOUS
 stay ambiguous (they are no negatives); what the generator proposed (`is_fg_candidate`) does not matter. Points without
 a frame and records without a video exist and are left out.
+
+Files that rayvos wrote (`point_vos_results.py`) also name clip and object, and on each point who answered and how
+long it took; candidates that nobody answered have the status CANDIDATE and are left out. With the manifest they were
+mined from, the answers become points of its clips.
 """
 
 from __future__ import annotations
@@ -20,15 +24,17 @@ from rayvos import storage
 from rayvos.annotations.box_lines import read_text
 from rayvos.annotations.clip_paths import ClipRoot, Probe, folder_of
 from rayvos.annotations.clip_stream import OnError, stream_clips
+from rayvos.annotations.manifest import ManifestFile
 from rayvos.annotations.records import Clip, ObjectInfo, Point, PointLabel
-from rayvos.errors import FormatError, FrameMissingError
+from rayvos.errors import FormatError, FrameMissingError, RayvosError
 
-__all__ = ["detect", "read_point_vos"]
+__all__ = ["LABELS", "UNANSWERED", "detect", "frame_numbers", "read_point_vos"]
 
 logger = logging.getLogger(__name__)
 
 HEAD_BYTES = 1 << 16
 LABELS: dict[str, PointLabel] = {"ACCEPTED": "positive", "REJECTED": "negative", "AMBIGUOUS": "ambiguous"}
+UNANSWERED = "CANDIDATE"
 
 Record = dict[str, Any]
 
@@ -43,15 +49,22 @@ def detect(source: str) -> bool:
 
 
 def read_point_vos(
-    source: str, *, frames: str | None = None, probe: Probe | None = None, on_error: OnError | None = None
+    source: str,
+    *,
+    frames: str | None = None,
+    probe: Probe | None = None,
+    manifest: str | None = None,
+    on_error: OnError | None = None,
 ) -> Iterator[Clip]:
-    """Yield one clip per record, with one object and its points.
+    """Yield one clip per record, with one object and its points; or the clips of a manifest with the points added.
 
     Args:
         source: a `.json` or `.jsonl` file, or a folder of them.
         frames: the folder with `<question_hash>`, `JPEGImages/<question_hash>` or `<video_name>`: images or video
             files; None: beside the file.
         probe: reads a video's size and frame count; needed where videos are files.
+        manifest: path or URL of the manifest that the candidates were mined from; its clips are yielded, all of them,
+            with the answers as points. An answer takes the place of an older one at the same pixel.
         on_error: told of records that cannot be used, which are left out; None raises (a record whose video is
             null, which the published files have, is then left out with a logged warning).
 
@@ -61,6 +74,8 @@ def read_point_vos(
         FrameMissingError: an annotated frame is not among them.
         StorageError: a path cannot be read.
     """
+    if manifest is not None:
+        return _into_manifest(source, manifest, on_error)
     root = ClipRoot(frames or folder_of(source), probe)
     return stream_clips(
         _with_video(source, on_error), lambda item: _read(*item, root=root), _name, source=source, on_error=on_error
@@ -116,10 +131,7 @@ def _read(where: str, record: Record, *, root: ClipRoot) -> Clip:
     try:
         question, video = str(record["question_hash"]), str(record["video_name"])
         clip = root.clip([question, f"JPEGImages/{question}", video, video.partition("/")[2]], clip_id=question)
-        positions = _positions(clip)
-        points = [
-            _point(item, positions, clip, where) for item in record["annotated_points"] if item["frame_id"] is not None
-        ]
+        points = _points(record, clip, 1, where)
         category = record.get("object_name")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else str(error)
@@ -132,17 +144,31 @@ def _read(where: str, record: Record, *, root: ClipRoot) -> Clip:
     )
 
 
-def _positions(clip: Clip) -> dict[int, int] | None:
-    """Return the clip's frames by their number in the decoded video; None: position and number are the same."""
+def frame_numbers(clip: Clip) -> list[int]:
+    """Return the number of each frame in the decoded video, as `frame_id` counts: the numbers of image names, if any.
+
+    Where names are no numbers, frames count by position.
+    """
     stems = [PurePosixPath(name).stem for name in clip.source.frame_names]
-    if not stems or not all(stem.isdigit() for stem in stems):
-        return None
-    return {int(stem): position for position, stem in enumerate(stems)}
+    if clip.source.kind == "images" and stems and all(stem.isdigit() for stem in stems):
+        numbers = [int(stem) for stem in stems]
+        if len(set(numbers)) == len(numbers):
+            return numbers
+    return list(clip.source.video_frames) or list(range(clip.num_frames))
 
 
-def _point(item: Record, positions: dict[int, int] | None, clip: Clip, where: str) -> Point:
-    number = int(item["frame_id"])
-    frame = number if positions is None else positions.get(number, -1)
+def _points(record: Record, clip: Clip, object_id: int, where: str) -> list[Point]:
+    """Return the answers of a record."""
+    positions = {number: position for position, number in enumerate(frame_numbers(clip))}
+    return [
+        _point(item, positions, clip, object_id, where)
+        for item in record["annotated_points"]
+        if item["frame_id"] is not None and item["status"] != UNANSWERED
+    ]
+
+
+def _point(item: Record, positions: dict[int, int], clip: Clip, object_id: int, where: str) -> Point:
+    frame = positions.get(int(item["frame_id"]), -1)
     if not 0 <= frame < clip.num_frames:
         raise FrameMissingError(
             f"{where}: frame {item['frame_id']} is not among the {clip.num_frames} frames of {clip.source.uri}; "
@@ -156,5 +182,50 @@ def _point(item: Record, positions: dict[int, int] | None, clip: Clip, where: st
         )
     status = item["status"]
     if status not in LABELS:
-        raise FormatError(f"{where}: status {status!r}: expected one of {', '.join(sorted(LABELS))}")
-    return Point(1, frame, x, y, LABELS[status])
+        raise FormatError(f"{where}: status {status!r}: expected one of {', '.join(sorted([*LABELS, UNANSWERED]))}")
+    annotator, seconds = item.get("annotator"), item.get("seconds")
+    return Point(
+        object_id,
+        frame,
+        x,
+        y,
+        LABELS[status],
+        None if annotator is None else str(annotator),
+        None if seconds is None else float(seconds),
+    )
+
+
+def _into_manifest(source: str, manifest: str, on_error: OnError | None) -> Iterator[Clip]:
+    """Yield the clips of a manifest with the answers of the records that name them; the records are in memory."""
+    records: dict[str, list[tuple[str, Record]]] = {}
+    for where, record in _with_video(source, on_error):
+        records.setdefault(str(record.get("clip_id", record["video_name"])), []).append((where, record))
+    for clip in ManifestFile(manifest):
+        try:
+            yield _answered(clip, records.pop(clip.clip_id, []))
+        except RayvosError as error:
+            if on_error is None:
+                raise
+            on_error(clip.clip_id, error)
+    for clip_id, left in records.items():
+        unknown = FormatError(f"{left[0][0]}: clip {clip_id!r} is not in {manifest}; name the one it was mined from")
+        if on_error is None:
+            raise unknown
+        on_error(clip_id, unknown)
+
+
+def _answered(clip: Clip, records: list[tuple[str, Record]]) -> Clip:
+    """Return a clip with the answers of its records."""
+    points = {(point.object_id, point.frame, point.x, point.y): point for point in clip.points}
+    for where, record in records:
+        object_ids = clip.object_ids()
+        object_id = record.get("object_id", object_ids[0] if len(object_ids) == 1 else None)
+        if object_id not in object_ids:
+            raise FormatError(f"{where}: object_id {object_id!r}: clip {clip.clip_id!r} has the objects {object_ids}")
+        try:
+            for point in _points(record, clip, object_id, where):
+                points[point.object_id, point.frame, point.x, point.y] = point
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            what = f"no {error}" if isinstance(error, KeyError) else str(error)
+            raise FormatError(f"{where}: expected a Point-VOS record: {what}") from error
+    return dataclasses.replace(clip, points=tuple(points.values()))
