@@ -68,9 +68,14 @@ def write_clip(clip: Clip, table: pa.Table, out: str, options: ExportOptions) ->
 
 def _write_picture(clip: Clip, table: pa.Table, path: str, options: ExportOptions) -> None:
     # OpenCV and PyAV wait here, so that exports without pixels start at once.
+    from rayvos.review.candidate_sheet import candidate_sheet
     from rayvos.review.clip_pictures import clip_sheet, write_overlay_video
     from rayvos.review.contact_sheet import encode_jpeg
 
+    if "kind" in table.column_names:
+        sheet = candidate_sheet(clip, table, num_frames=options.rows, max_side=options.max_side or 480)
+        storage.write_bytes(path, encode_jpeg(sheet))
+        return
     if options.format == "overlay":
         write_overlay_video(
             clip, table, path,

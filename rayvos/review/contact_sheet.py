@@ -13,7 +13,15 @@ from PIL import Image, ImageDraw, ImageFont
 from rayvos.errors import InputError
 from rayvos.review.overlays import ObjectLabel, draw_boxes, fit_scale, overlay_image, resize_image
 
-__all__ = ["SheetFrame", "contact_sheet", "encode_jpeg", "evenly_spaced", "scale_box", "scale_label"]
+__all__ = [
+    "SheetFrame",
+    "contact_sheet",
+    "encode_jpeg",
+    "evenly_spaced",
+    "panel_sheet",
+    "scale_box",
+    "scale_label",
+]
 
 GROUND = (17, 20, 26)
 INK = (232, 234, 238)
@@ -82,16 +90,31 @@ def contact_sheet(
     from_height, from_width = rows[0].image.shape[:2]
     scale = fit_scale(from_height, from_width, max_side)
     height, width = max(1, round(from_height * scale)), max(1, round(from_width * scale))
+    panels = [(f"frame {row.frame}", _left_panel(row, height, width), _right_panel(row, height, width)) for row in rows]
+    return panel_sheet(panels, title=title, headings=headings)
+
+
+def panel_sheet(
+    rows: Sequence[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]], *, title: str, headings: tuple[str, str]
+) -> NDArray[np.uint8]:
+    """Return one picture of rows of two panels.
+
+    Args:
+        rows: at least one: (text in the left panel, left, right), all panels RGB and of one size.
+        title: written on top; shortened where it does not fit.
+        headings: over the left and the right column.
+    """
+    height, width = rows[0][1].shape[:2]
     gap = max(4, width // 60)
     type_px = max(11, width // 30)
     head = type_px * 4
     sheet = np.empty((head + len(rows) * (height + gap), 2 * width + 3 * gap, 3), np.uint8)
     sheet[:] = GROUND
-    for number, row in enumerate(rows):
+    for number, (_, left, right) in enumerate(rows):
         top = head + number * (height + gap)
-        sheet[top : top + height, gap : gap + width] = _left_panel(row, height, width)
-        sheet[top : top + height, 2 * gap + width : 2 * (gap + width)] = _right_panel(row, height, width)
-    return _write_texts(sheet, title, headings, [row.frame for row in rows], gap, type_px, (head, height, width))
+        sheet[top : top + height, gap : gap + width] = left
+        sheet[top : top + height, 2 * gap + width : 2 * (gap + width)] = right
+    return _write_texts(sheet, title, headings, [text for text, _, _ in rows], gap, type_px, (head, height, width))
 
 
 def _left_panel(row: SheetFrame, height: int, width: int) -> NDArray[np.uint8]:
@@ -110,12 +133,12 @@ def _write_texts(
     sheet: NDArray[np.uint8],
     title: str,
     headings: tuple[str, str],
-    frames: Sequence[int],
+    texts: Sequence[str],
     gap: int,
     type_px: int,
     panel: tuple[int, int, int],
 ) -> NDArray[np.uint8]:
-    """Write title, column headings and frame numbers; `panel` is (head, height, width)."""
+    """Write title, column headings and the rows' texts; `panel` is (head, height, width)."""
     head, height, width = panel
     picture = Image.fromarray(sheet)
     draw = ImageDraw.Draw(picture)
@@ -126,8 +149,7 @@ def _write_texts(
     draw.text((gap, type_px * 0.5), title, font=large, fill=INK)
     for column, heading in enumerate(headings):
         draw.text((gap + column * (width + gap), type_px * 2.35), heading, font=small, fill=FAINT_INK)
-    for number, frame in enumerate(frames):
-        text = f"frame {frame}"
+    for number, text in enumerate(texts):
         bottom = head + number * (height + gap) + height - type_px * 0.5
         place = (gap + type_px * 0.5, bottom)
         draw.text(place, text, font=small, fill=INK, anchor="ls", stroke_width=2, stroke_fill=(0, 0, 0))

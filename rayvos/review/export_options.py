@@ -8,10 +8,14 @@ from typing import Literal, get_args
 from rayvos.annotations.label_frames import Overlap
 from rayvos.errors import UsageError, choose
 
-__all__ = ["FORMATS", "ExportFormat", "ExportOptions"]
+__all__ = ["CANDIDATE_FORMATS", "FORMATS", "ExportFormat", "ExportOptions"]
 
-ExportFormat = Literal["davis", "youtube-vos", "sav", "coco", "youtube-vis", "overlay", "contact-sheet", "parquet"]
+ExportFormat = Literal[
+    "davis", "youtube-vos", "sav", "coco", "youtube-vis", "overlay", "contact-sheet", "parquet", "point-vos"
+]
 FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
+CANDIDATE_FORMATS: frozenset[ExportFormat] = frozenset({"contact-sheet", "parquet", "point-vos"})
+"""What can be written of candidates; labels have all formats but `point-vos`."""
 
 
 @dataclass(frozen=True, slots=True)

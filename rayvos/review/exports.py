@@ -1,4 +1,4 @@
-"""Exports a run's labels into another format, clip by clip, so that a killed export goes on where it was.
+"""Exports a run's labels or candidates into another format, clip by clip, so that a killed export goes on where it was.
 
     OUT/…                              the files of the format
     OUT/.rayvos-export/settings.json   what the folder holds: run, format and options; another export is refused
@@ -8,8 +8,8 @@ A clip's files are written before its mark, and whatever an interrupted attempt 
 written again, so that a killed export and an undisturbed one end with the same files. Labels that changed since (a
 later run corrected them) have another digest, and just their clips are made again.
 
-Formats of one file (COCO, YouTube-VIS, Parquet) need no pixels and are written in one pass; their mark names the
-digest of all clips. Why so: parts per clip would have to be renumbered and copied together at the end, which costs
+Formats of one file (COCO, YouTube-VIS, Point-VOS, Parquet) need no pixels and are written in one pass; their mark names
+the digest of all clips. Why so: parts per clip would have to be renumbered and copied together at the end, which costs
 about as much as writing them.
 
 One export at a time may write to a folder.
@@ -30,7 +30,7 @@ from rayvos import storage
 from rayvos.annotations.formats.json_stream import json_bytes
 from rayvos.annotations.manifest import ManifestFile, check_clip_id
 from rayvos.annotations.records import Clip
-from rayvos.annotations.run_folder import RunFolder, iter_labels
+from rayvos.annotations.run_folder import RunFolder, iter_rows
 from rayvos.errors import (
     FormatError,
     IdError,
@@ -41,12 +41,12 @@ from rayvos.errors import (
     UsageError,
 )
 from rayvos.review.clip_exports import clear_clip, write_clip, write_index
-from rayvos.review.export_options import ExportOptions
+from rayvos.review.export_options import CANDIDATE_FORMATS, FORMATS, ExportOptions
 from rayvos.review.table_exports import file_names, write_file
 
 __all__ = ["ExportSummary", "FailedClip", "export_run"]
 
-ONE_FILE = frozenset({"coco", "youtube-vis", "parquet"})
+ONE_FILE = frozenset({"coco", "youtube-vis", "parquet", "point-vos"})
 STATE = ".rayvos-export"
 LAYOUT = 1  # raised when the same options give other files
 
@@ -102,10 +102,10 @@ def export_run(
     on_start: Callable[[int], None] = lambda _: None,
     on_clip: OnClip = lambda _: None,
 ) -> ExportSummary:
-    """Write the live labels of a run in another format.
+    """Write the live labels or candidates of a run in another format.
 
     Args:
-        run: output folder of a labelling run, path or URL; the run may still be going on.
+        run: output folder of a run, path or URL; the run may still be going on.
         out: folder to write into, path or URL; new, empty, or of an earlier call with the same run and options.
         options: what to write.
         clip_ids: only these clips; None: all.
@@ -117,11 +117,13 @@ def export_run(
         Counts, and the clips that failed; a clip that fails stops no other.
 
     Raises:
-        UsageError: `out` holds something else, or an export of other settings.
+        UsageError: `out` holds something else, or an export of other settings; or what the run makes does not go into
+            this format.
         InputError: the run has no clip of this name.
         StorageError: `run` cannot be read, or `out` cannot be written.
     """
     folder = RunFolder(run)
+    _check_format(folder, options)
     work = _plan_work(folder, clip_ids, options)
     settings = {"layout": LAYOUT, "run": _address(run), **asdict(options)}
     _claim_folder(out, settings, overwrite=overwrite)
@@ -134,6 +136,16 @@ def export_run(
     else:
         _export_clips(folder, out, options, work, summary, on_clip)
     return summary
+
+
+def _check_format(run: RunFolder, options: ExportOptions) -> None:
+    formats = CANDIDATE_FORMATS if run.table == "candidates" else set(FORMATS) - {"point-vos"}
+    if options.format not in formats:
+        raise UsageError(
+            f"--format {options.format}: {run.path} holds {run.table}; choose from {', '.join(sorted(formats))}"
+        )
+    if run.table == "candidates" and (options.truth is not None or options.min_score > 0):
+        raise UsageError(f"{run.path} holds candidates, which have no score; leave out --min-score and true masks")
 
 
 def _address(run: str) -> str:
@@ -224,9 +236,9 @@ def _sweep(folder: str) -> None:
 def _labelled_clips(
     run: RunFolder, clip_ids: Collection[str], options: ExportOptions
 ) -> Iterator[tuple[Clip, pa.Table]]:
-    """Yield each clip with its labels, in the order of the manifest."""
+    """Yield each clip with its rows, in the order of the manifest."""
     clips = iter(ManifestFile(run.newest_manifest()))
-    for clip_id, table in iter_labels(run.path, clip_ids=clip_ids, complete_only=not options.partial):
+    for clip_id, table in iter_rows(run.path, run.table, clip_ids=clip_ids, complete_only=not options.partial):
         yield next(clip for clip in clips if clip.clip_id == clip_id), table
 
 
@@ -288,7 +300,7 @@ def _check_place(clip_id: str) -> None:
 def _export_one_file(
     run: RunFolder, out: str, options: ExportOptions, work: _Work, summary: ExportSummary, on_clip: OnClip
 ) -> None:
-    names = file_names(options.format)
+    names = file_names(options.format, run.table)
     marks_folder = storage.join(out, STATE, "done")
     mark = f"{options.format}-{_digest(repr(sorted(work.digests.items())))}.json"
     marks = storage.list_folder(marks_folder)
@@ -307,7 +319,8 @@ def _export_one_file(
             seen += 1
             on_clip(clip.clip_id)
 
-    counts = write_file(out, clips(), options, sorted(work.categories, key=lambda name: name or ""))
+    paths = [storage.join(out, name) for name in names]
+    counts = write_file(paths, clips(), options, run.table, sorted(work.categories, key=lambda name: name or ""))
     storage.write_bytes(storage.join(marks_folder, mark), json_bytes(counts))
     summary.clips, summary.files = seen, len(names)
     summary.not_labelled += len(work.digests) - seen
