@@ -33,7 +33,7 @@ class ExportFlags:
     """Folder to write into, path or URL."""
     format: Annotated[ExportFormat, Parameter(name=["--format", "-f"])]
     """PNGs: `davis`, `youtube-vos`, `sav`; json: `coco`, `youtube-vis`; pictures: `overlay` (mp4), `contact-sheet`
-    (jpg); `parquet`: one label table."""
+    (jpg); `parquet`: one table; of candidates: `point-vos` json, `contact-sheet`, `parquet`."""
     clips: Annotated[tuple[str, ...] | None, Parameter(consume_multiple=True, negative="")] = None
     """Only these clips."""
     clips_file: str | None = None
@@ -67,7 +67,7 @@ def export(run: str, flags: ExportFlags) -> int:
         rayvos export out -o masks --format davis
 
     Args:
-        run: Output folder of a labelling run, path or URL.
+        run: Output folder of a run, path or URL.
         flags: the rest; documented by their own fields.
     """
     from rayvos.review.exports import export_run

@@ -44,7 +44,8 @@ class ImportOptions:
     """Where annotations and images differ in number, use the shorter one instead of skipping the clip."""
     option: Annotated[tuple[str, ...], Parameter(negative="")] = ()
     """Option of one format, as key=value; may be given several times. burst: all_frames=true; coco: crowds=true;
-    davis: year=2016, 2017 or unsupervised, resolution=480p; sav: masklets=auto; vidln: objects=nouns."""
+    davis: year=2016, 2017 or unsupervised, resolution=480p; sav: masklets=auto; vidln: objects=nouns;
+    point-vos: manifest=FILE adds answers to the clips that candidates were mined from."""
     manifest: str | None = None
     """review: the manifest to fix; default: the one that the reviewed labels were made on."""
     clips_file: str | None = None

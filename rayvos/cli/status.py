@@ -18,7 +18,7 @@ SHOWN_LETTERS = 20
 
 
 def status(
-    run: Annotated[str, Parameter(help="Output folder of a labelling run, path or URL.")],
+    run: Annotated[str, Parameter(help="Output folder of a run, path or URL.")],
     *,
     dead_letters: Annotated[bool, Parameter(negative="", help="List every dead letter with its traceback.")] = False,
     watch: Annotated[bool, Parameter(negative="", help="Show it again every 5 seconds until the run ends.")] = False,
@@ -60,6 +60,7 @@ def run_status(path: str) -> dict[str, Any]:
     return {
         "state": about.get("state", "planned"),
         "engine": about.get("engine"),
+        "makes": run.table,
         "clips": len(clips),
         "clips_done": len(clips - open_clips),
         "frames": sum(piece["frame_stop"] - piece["frame_start"] for piece in pieces),
@@ -90,8 +91,14 @@ def _show(path: str, found: dict[str, Any], all_letters: bool) -> None:
         if not all_letters and len(letters) > SHOWN_LETTERS:
             print(f"    … {len(letters) - SHOWN_LETTERS} more: rayvos status {path} --dead-letters")
     if found["units_left"]:
-        print("next: the same `rayvos label` command goes on where the run was", file=sys.stderr)
+        print("next: the same command goes on where the run was", file=sys.stderr)
     elif letters:
-        print("next: `rayvos label … --retry-failed` takes the dead letters up again", file=sys.stderr)
+        print("next: the same command with --retry-failed takes the dead letters up again", file=sys.stderr)
     else:
-        print(f"next: rayvos report {path}, or rayvos export {path} -o masks --format davis", file=sys.stderr)
+        print(f"next: {_following(path, found['makes'])}", file=sys.stderr)
+
+
+def _following(path: str, makes: str) -> str:
+    if makes == "candidates":
+        return f"rayvos export {path} -o points --format point-vos, or rayvos export {path} -o sheets -f contact-sheet"
+    return f"rayvos report {path}, or rayvos export {path} -o masks --format davis"

@@ -8,14 +8,13 @@ from typing import Literal, get_args
 from rayvos.annotations.label_frames import Overlap
 from rayvos.errors import UsageError, choose
 
-__all__ = ["CANDIDATE_FORMATS", "FORMATS", "ExportFormat", "ExportOptions"]
+__all__ = ["CANDIDATE_FORMATS", "LABEL_FORMATS", "ExportFormat", "ExportOptions"]
 
 ExportFormat = Literal[
     "davis", "youtube-vos", "sav", "coco", "youtube-vis", "overlay", "contact-sheet", "parquet", "point-vos"
 ]
-FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
-CANDIDATE_FORMATS: frozenset[ExportFormat] = frozenset({"contact-sheet", "parquet", "point-vos"})
-"""What can be written of candidates; labels have all formats but `point-vos`."""
+LABEL_FORMATS: tuple[ExportFormat, ...] = tuple(name for name in get_args(ExportFormat) if name != "point-vos")
+CANDIDATE_FORMATS: tuple[ExportFormat, ...] = ("contact-sheet", "parquet", "point-vos")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ class ExportOptions:
     """Also export clips of which some frames are not labelled."""
 
     def __post_init__(self) -> None:
-        choose("format", self.format, FORMATS)
+        choose("format", self.format, get_args(ExportFormat))
         choose("overlap", self.overlap, get_args(Overlap))
         if not 0 <= self.min_score <= 1:
             raise UsageError(f"--min-score {self.min_score}: expected a number in [0, 1]")

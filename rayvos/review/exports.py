@@ -41,7 +41,7 @@ from rayvos.errors import (
     UsageError,
 )
 from rayvos.review.clip_exports import clear_clip, write_clip, write_index
-from rayvos.review.export_options import CANDIDATE_FORMATS, FORMATS, ExportOptions
+from rayvos.review.export_options import CANDIDATE_FORMATS, LABEL_FORMATS, ExportOptions
 from rayvos.review.table_exports import file_names, write_file
 
 __all__ = ["ExportSummary", "FailedClip", "export_run"]
@@ -139,7 +139,7 @@ def export_run(
 
 
 def _check_format(run: RunFolder, options: ExportOptions) -> None:
-    formats = CANDIDATE_FORMATS if run.table == "candidates" else set(FORMATS) - {"point-vos"}
+    formats = CANDIDATE_FORMATS if run.table == "candidates" else LABEL_FORMATS
     if options.format not in formats:
         raise UsageError(
             f"--format {options.format}: {run.path} holds {run.table}; choose from {', '.join(sorted(formats))}"

@@ -18,7 +18,7 @@ from rayvos.annotations.run_folder import Unit, read_labels
 from rayvos.annotations.tables import MANIFEST
 from rayvos.errors import InputError, MissingPathError, UsageError
 from rayvos.masks.rle import mask_to_rle
-from rayvos.review.export_options import FORMATS, ExportOptions
+from rayvos.review.export_options import LABEL_FORMATS, ExportOptions
 from rayvos.review.exports import export_run
 from rayvos.review.quality_report import write_report
 from tests.review.runs import EllipseEngine, ellipse, files_under, make_clip, make_run, moved, read_video_size
@@ -40,7 +40,7 @@ def run(tmp_path, clips) -> str:
     return make_run(tmp_path / "run", clips)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", LABEL_FORMATS)
 def test_a_second_export_writes_nothing_and_the_files_stay(name, run, tmp_path):
     out = tmp_path / "out"
     first = export_run(run, str(out), ExportOptions(name))
@@ -54,7 +54,7 @@ def test_a_second_export_writes_nothing_and_the_files_stay(name, run, tmp_path):
     assert len(before) > 1
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", LABEL_FORMATS)
 def test_two_exports_give_the_same_files_in_any_folder(name, run, tmp_path):
     export_run(run, str(tmp_path / "one"), ExportOptions(name))
     export_run(run, str(tmp_path / "two"), ExportOptions(name))
@@ -92,7 +92,7 @@ def test_a_killed_export_is_finished_with_the_files_of_a_quiet_one(name, pattern
     assert files_under(out) == files_under(tmp_path / "quiet")
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", LABEL_FORMATS)
 def test_leftovers_of_a_killed_export_are_removed(name, run, tmp_path):
     export_run(run, str(tmp_path / "quiet"), ExportOptions(name))
     out = tmp_path / "killed"

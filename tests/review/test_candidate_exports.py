@@ -1,0 +1,70 @@
+"""Candidates as Point-VOS json, as a table and as pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import pytest
+
+from rayvos.annotations.formats.point_vos import read_point_vos
+from rayvos.annotations.run_folder import read_candidates
+from rayvos.errors import UsageError
+from rayvos.review.export_options import ExportOptions
+from rayvos.review.exports import export_run
+from tests.pipelines.test_candidate_sharding import mine_here
+from tests.pipelines.test_candidates import candidates_on, make_traced
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A run with the candidates of two clips of two objects."""
+    folder = tmp_path_factory.mktemp("candidates")
+    job = candidates_on(make_traced(folder, 2), folder / "run")
+    mine_here(job, 1)
+    return job.out
+
+
+def test_point_vos_json_holds_every_candidate_and_takes_the_answers_back(run: str, tmp_path: Path) -> None:
+    summary = export_run(run, str(tmp_path / "out"), ExportOptions("point-vos"))
+
+    path = tmp_path / "out" / "points.json"
+    records = json.loads(path.read_text())
+    points = [point for record in records.values() for point in record["annotated_points"]]
+    for point in points:
+        point |= {"status": "ACCEPTED", "annotator": "ann", "seconds": 0.9}
+    path.write_text(json.dumps(records))
+    clips = list(read_point_vos(str(path), manifest=str(Path(run).parent / "clips.parquet")))
+    assert (summary.clips, summary.files) == (2, 1)
+    assert len(records) == 4
+    assert len(points) == read_candidates(run).num_rows > 0
+    assert [clip.clip_id for clip in clips] == ["clip0", "clip1"]
+    verified = [point for clip in clips for point in clip.points]
+    assert len(verified) == len(points)
+    assert {(point.label, point.annotator, point.seconds) for point in verified} == {("positive", "ann", 0.9)}
+
+
+def test_the_table_holds_every_candidate(run: str, tmp_path: Path) -> None:
+    export_run(run, str(tmp_path / "out"), ExportOptions("parquet"))
+
+    assert read_candidates(str(tmp_path / "out" / "candidates.parquet")).equals(read_candidates(run))
+
+
+def test_a_sheet_shows_each_objects_key_frame_and_some_frames(run: str, tmp_path: Path) -> None:
+    export_run(run, str(tmp_path / "out"), ExportOptions("contact-sheet", rows=2))
+
+    sheet = cv2.imread(str(tmp_path / "out" / "clip0.jpg"))
+    assert sheet.shape[0] > 2 * 3 * 48  # of each object: the key frame and two more
+    assert sheet.shape[1] > 2 * 66
+
+
+@pytest.mark.parametrize("name", ["davis", "coco", "overlay"])
+def test_candidates_are_not_written_as_masks(run: str, tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=f"--format {name}: .* holds candidates; choose from contact-sheet, parquet"):
+        export_run(run, str(tmp_path / "out"), ExportOptions(name))  # type: ignore[arg-type]
+
+
+def test_candidates_have_no_score_to_filter_by(run: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds candidates, which have no score"):
+        export_run(run, str(tmp_path / "out"), ExportOptions("parquet", min_score=0.5))
