@@ -11,13 +11,13 @@ Differs: the paper propagates forwards from the reference frame; here `direction
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from rayvos.annotations.records import Clip, MaskPrompt, Point
-from rayvos.engines.base import FrameReader, Label
+from rayvos.engines.base import FrameReader, Label, ObjectProbability
 from rayvos.engines.stcn import StcnConfig, StcnEngine
 from rayvos.errors import InputError, WeightsError
 from rayvos.masks.rle import mask_to_rle
@@ -62,6 +62,14 @@ class PointStcnEngine(StcnEngine):
             UsageError: the device does not exist here.
         """
         return super().label(points_as_masks(clip), images, frames)
+
+    def probabilities(self, clip: Clip, images: FrameReader, frames: Sequence[int]) -> Iterator[ObjectProbability]:
+        """Yield the fused probability of every frame and object, from its positive points; see `Propagator`.
+
+        Raises:
+            InputError, StorageError, UsageError: see `label`.
+        """
+        return super().probabilities(points_as_masks(clip), images, frames)
 
 
 def points_as_masks(clip: Clip) -> Clip:
