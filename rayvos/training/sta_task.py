@@ -3,7 +3,8 @@
 Source: STA, training code: 3 frames of one object, 5 steps of each filter, gradients through all of them and from the
 second pass into the first, frozen backbone, Adam with a rate for each part. Recipe `paper`.
 Differs: generated clips stand in where no data is given, and a recipe for the compact network begins with random
-weights; its backbone is learnt, too, from statistics of its batch norms that are measured once on the first samples.
+weights; its backbone is learnt, too, from statistics of its batch norms that are measured once on the first samples,
+and cross entropy comes first, because Lovász teaches a network that says 0.5 everywhere hardly anything.
 
 Layouts: T frames, S samples (one object each), C channels, H W pixels of the crop.
 """
@@ -25,7 +26,7 @@ from rayvos.masks.ignore import IGNORE
 from rayvos.models.sta import STA, StaModel, Variant, normalise_bgr
 from rayvos.models.sta_checkpoint import load_sta
 from rayvos.training.datasets import ObjectPicture, TrainingData, open_objects, prepare_data
-from rayvos.training.losses import lovasz_probability
+from rayvos.training.losses import binary_logits, cross_entropy_losses, lovasz_probability, mean_loss
 from rayvos.training.registry import TrainingPlan, TrainingRequest
 from rayvos.training.sta_initial import ENCODERS, initialise, load_backbone, measure_norms
 from rayvos.training.sta_samples import StaAugmentation, StaSample, crop_sample, draw_frames
@@ -66,6 +67,8 @@ class StaTraining:
     pooled: bool = True
     """Sort the errors of all pixels of a worker's piece together, as the authors do; else of each sample by itself,
     which alone does not depend on how a step is cut into pieces."""
+    entropy_warmup: float = 0.0
+    """Share of the run that begins with cross entropy instead."""
     context: float = 5.0
     """Extent of the crop in extents of the jittered box."""
     size_jitter: float = 0.25
@@ -117,7 +120,7 @@ RECIPES: Mapping[str, Recipe] = {
     "default": Recipe(
         options={
             "variant": "compact", "height": 96, "width": 160, "learn_backbone": True, "pooled": False,
-            "place_jitter": 1.5, "context": 4.5,
+            "entropy_warmup": 0.3, "place_jitter": 1.5, "context": 4.5,
         },
         optimisation=Optimisation(
             steps=8000, batch_size=8, learning_rate=1e-3, optimiser="adam", warmup_steps=100, clip_norm=20.0,
@@ -164,8 +167,8 @@ def plan_sta(request: TrainingRequest) -> TrainingPlan:
         find_tracks(found, config.num_frames)
     optimisation = request.optimisation(recipe.optimisation)
     task = StaTask(
-        config=config, seed=request.seed, data=data, validation=validation, odds=odds, weights=request.weights,
-        weights_digest=digest,
+        config=config, steps=optimisation.steps, seed=request.seed, data=data, validation=validation, odds=odds,
+        weights=request.weights, weights_digest=digest,
     )  # fmt: skip
     return TrainingPlan(task=task, optimisation=optimisation)
 
@@ -224,6 +227,8 @@ class StaTask:
     """Learning masks from windows of boxes; a `TrainingTask`."""
 
     config: StaTraining
+    steps: int = 1
+    """Of the whole run, for what the loss begins with."""
     seed: int = 0
     """Of the initial weights, the order of samples and their augmentation."""
     data: tuple[TrainingData, ...] = ()
@@ -317,13 +322,9 @@ class StaTask:
     def loss(self, model: nn.Module, batch: StaBatch, step: int) -> LossResult:
         """Return the Lovász losses of both passes, a hundredfold as the authors have it."""
         output = cast(STA, model)(batch.images(), batch.boxes_TSHW.float(), self.config.iterations)
-        # A sample, all its frames, is what `per_image` sorts together.
-        labels_STHW = batch.labels_TSHW.transpose(0, 1)
+        begins = step < self.config.entropy_warmup * self.steps
         losses = [
-            LOSS_WEIGHT
-            * lovasz_probability(
-                torch.sigmoid(logits_TSHW.float()).transpose(0, 1), labels_STHW, per_image=not self.config.pooled
-            )
+            LOSS_WEIGHT * (_entropy if begins else self._lovasz)(logits_TSHW, batch.labels_TSHW)
             for logits_TSHW in (output.logits1_TSHW, output.logits2_TSHW)
         ]
         iou = _ious(output.logits2_TSHW.detach(), batch.labels_TSHW)
@@ -331,6 +332,11 @@ class StaTask:
             losses[0] + losses[1],
             {"loss_first": losses[0].item(), "loss_second": losses[1].item(), "iou": float(np.mean(iou))},
         )
+
+    def _lovasz(self, logits_TSHW: Tensor, labels_TSHW: Tensor) -> Tensor:
+        # A sample, all its frames, is what `per_image` sorts together.
+        probability_STHW = torch.sigmoid(logits_TSHW.float()).transpose(0, 1)
+        return lovasz_probability(probability_STHW, labels_TSHW.transpose(0, 1), per_image=not self.config.pooled)
 
     def validate(self, model: nn.Module) -> Mapping[str, float]:
         """Return the mean IoU of crops around exact boxes, whole windows solved as at inference."""
@@ -366,6 +372,12 @@ def _spread(items: Sequence[Any], count: int) -> list[Any]:
     if len(items) <= count:
         return list(items)
     return [items[int(place)] for place in np.linspace(0, len(items) - 1, count)]
+
+
+def _entropy(logits_TSHW: Tensor, labels_TSHW: Tensor) -> Tensor:
+    labels_BHW = labels_TSHW.flatten(0, 1)
+    losses_BHW = cross_entropy_losses(binary_logits(logits_TSHW.flatten(0, 1)), labels_BHW)
+    return mean_loss(losses_BHW, labels_BHW, per_image=True)
 
 
 def _ious(logits_TSHW: Tensor, labels_TSHW: Tensor) -> list[float]:

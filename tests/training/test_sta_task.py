@@ -6,8 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rayvos.cli.main import main
 from rayvos.engines.sta import StaEngine
 from rayvos.errors import InputError, UsageError, WeightsError
+from rayvos.models.registry import load_model
 from rayvos.models.sta import STA, StaModel
 from rayvos.training.datasets import ObjectPicture
 from rayvos.training.loading import BatchLoader
@@ -180,13 +182,14 @@ def test_codes_weigh_alike_at_the_start_and_the_backbones_statistics_are_measure
     assert not any(module.training for module in network.modules())
 
 
-def test_the_loss_does_not_depend_on_pieces_where_samples_are_sorted_alone():
+@pytest.mark.parametrize("step", [0, 1])  # of three: the first one is cross entropy
+def test_the_loss_does_not_depend_on_pieces_where_samples_are_sorted_alone(step):
     task = plan().task
     network, samples = task.build(), [task.sample(index) for index in range(3)]
 
     with torch.no_grad():
-        whole = task.loss(network, task.collate(samples), 0).loss
-        parts = [task.loss(network, task.collate([sample]), 0).loss for sample in samples]
+        whole = task.loss(network, task.collate(samples), step).loss
+        parts = [task.loss(network, task.collate([sample]), step).loss for sample in samples]
 
     assert float(whole) == pytest.approx(float(sum(parts)) / 3, rel=1e-4)
 
@@ -210,6 +213,21 @@ def test_weights_that_are_trained_on_a_data_set_label_clips(data_set, tmp_path):
     assert 0 <= metrics["mean_iou"] <= 1
     engine = StaEngine(weights=path, device="cpu")
     assert (engine.options()["height"], engine.options()["width"]) == (64, 96)
+
+
+def test_the_command_trains_and_exports(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("rayvos.training.sta_task.VALIDATED_OBJECTS", 2)
+    words = [word for name, value in SMALL.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
+    code = main(
+        ["train", "sta", "--in-process", "--loaders", "0", "--device", "cpu", "--steps", "1", "--batch-size", "1"]
+        + ["--validate-every", "5", "-o", str(tmp_path), *words]
+    )
+
+    assert code == 0
+    assert "1 of 1 steps" in capsys.readouterr().out
+    _, info = load_model(str(tmp_path / "weights.safetensors"), architecture="sta")
+    assert info.model == {"variant": "compact", "height": 64, "width": 96}
 
 
 @pytest.mark.slow
