@@ -103,6 +103,7 @@ def train_on_ray(
         settings = replace(settings, out=str(Path(settings.out).absolute()))
     Share(size=group.num_workers, accumulate=settings.accumulate).check(plan.optimisation.batch_size)
     claim_folder(plan, settings)
+    storage.remove(storage.join(settings.out, "ray"))  # what a killed driver left
     for name, value in PATIENCE.items():
         os.environ.setdefault(name, value)
     board = ray.remote(num_cpus=0)(_Board).remote()
