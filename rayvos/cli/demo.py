@@ -21,7 +21,7 @@ NUM_CLIPS, NUM_FRAMES, HEIGHT, WIDTH = 3, 24, 240, 432
 def demo(
     out: Annotated[str, Parameter(help="Folder to write into.")] = "demo",
     *,
-    engine: Annotated[str, Parameter(help="What labels; see `rayvos label`.")] = "cut",
+    engine: Annotated[str, Parameter(help="What labels; see `rayvos label`.")] = "guided",
     overwrite: Annotated[bool, Parameter(negative="", help="Discard an earlier demo and start anew.")] = False,
 ) -> int:
     """Generate clips, label them from their boxes on a Ray cluster inside this process, and name the pictures to open.

@@ -32,10 +32,11 @@ class LabelOptions:
 
     boxes: str | None = None
     """Boxes of a video or folder of frames: CSV, JSON or MOT text. Needed where SOURCE is no manifest."""
-    engine: str = "cut"
-    """What labels: `cut` (no weights), `box2seg`, `sta`, `stcn`, or your own `package.module:Class`."""
+    engine: str = "guided"
+    """What labels: `guided` (weights come with rayvos), `cut` (no weights), `box2seg`, `sta`, `stcn`, or your own
+    `package.module:Class`."""
     cues: str | None = None
-    """Cues of the engine `cut`; short for --option cues=CUES."""
+    """Cues of the engine `cut`, which must be chosen; short for --option cues=CUES."""
     finetune: Annotated[bool, Parameter(negative="")] = False
     """Sharpen the network for each object with the masks that a person gave of it, in turn; --option finetune=middle
     or first takes one of them, --option finetune_steps=N other than 300 steps."""
