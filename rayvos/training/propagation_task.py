@@ -45,19 +45,20 @@ VALIDATION_SEED, VALIDATION_BATCH = 1_000_003, 16
 
 RECIPES: Mapping[str, Optimisation] = {
     "default": Optimisation(
-        steps=800,
+        steps=1_280,
         batch_size=16,
         learning_rate=2e-3,
         weight_decay=1e-4,
         schedule="multistep",
-        decay_at=(0.77, 0.86, 0.95),
+        decay_at=(0.5, 0.9, 0.95),
         decay_factor=0.4,
         warmup_steps=50,
         ema_decay=0.995,
         clip_norm=5.0,
     ),
 }
-"""Recipes of `rayvos train propagation`: the packaged weights came from `default`, but for the rates at its end."""
+"""Recipes of `rayvos train propagation`: the packaged weights came from `default`, but for the rates after its first
+half; their file says which, and that convolutions were computed in bfloat16."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -272,7 +273,7 @@ def plan_propagation(request: TrainingRequest) -> TrainingPlan:
         seed=request.seed,
         initial=request.weights,
         samples=SampleSettings(size=options.size, window=options.window, uses=options.uses),
-        bootstrap=Bootstrap.scaled(optimisation.steps, start=0.25, end=1.25, share=0.25),
+        bootstrap=Bootstrap.scaled(optimisation.steps, start=0.16, end=0.78, share=0.25),
         num_validation=options.num_validation,
     )
     return TrainingPlan(task=task, optimisation=optimisation)

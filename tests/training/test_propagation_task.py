@@ -95,7 +95,7 @@ def test_the_default_recipe_is_planned_by_name_and_options_win():
 
     assert plan.optimisation.steps == 100
     assert plan.task.options()["samples"]["size"] == 64
-    assert plan.task.options()["bootstrap"] == {"start": 25, "end": 125, "share": 0.25}
+    assert plan.task.options()["bootstrap"] == {"start": 16, "end": 78, "share": 0.25}
 
 
 @pytest.mark.parametrize("request_", [{"data": ("clips.parquet",)}, {"options": {"size": "100"}}, {"recipe": "best"}])
