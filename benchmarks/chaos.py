@@ -22,14 +22,15 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow.parquet as pq
 
 from benchmarks.box_fill import ENGINE
+from benchmarks.busy_machine import node_options, patient_starts
 from benchmarks.reporting import arguments, finish
 from benchmarks.small_clips import clips
 from rayvos.annotations.manifest import write_manifest
@@ -40,12 +41,9 @@ from rayvos.pipelines.plan import plan_run
 from rayvos.pipelines.receipts import unit_to_row
 from rayvos.pipelines.worker import UnitWorker, WorkerSettings
 
-T = TypeVar("T")
-
 VICTIMS = ("worker", "node", "driver")
 NODE_CPUS = 2
 WORKER_NODES = 3
-STARTS = 10  # of a node, at most
 PATIENCE_S = 1800.0  # without a new unit; a busy machine needs minutes for a node
 ROOT = Path(__file__).parents[1]
 
@@ -119,20 +117,9 @@ class Chaos:
         return True
 
 
-def patiently(start: Callable[[], T]) -> T:
-    """Return what `start` starts; Ray gives a node 30 seconds, which is too short for a busy machine."""
-    for left in reversed(range(STARTS)):
-        try:
-            return start()
-        except Exception as error:  # Ray raises the base class
-            if left == 0 or "timed out during startup" not in str(error):
-                raise
-    raise AssertionError("the last attempt returns or raises")
-
-
 def add_node(cluster: Any) -> Any:
     """Add a machine to the cluster."""
-    return patiently(lambda: cluster.add_node(num_cpus=NODE_CPUS, object_store_memory=100_000_000))
+    return cluster.add_node(**node_options(NODE_CPUS))
 
 
 def actor_processes() -> list[int]:
@@ -158,8 +145,9 @@ def running_cluster() -> Iterator[tuple[Any, list[Any]]]:
     """Have a cluster of a small head and some machines; all are processes below this one."""
     from ray.cluster_utils import Cluster
 
-    head = {"num_cpus": 1, "object_store_memory": 100_000_000, "include_dashboard": False}
-    cluster = patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
+    patient_starts()
+    head = {**node_options(1), "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         nodes = [add_node(cluster) for _ in range(WORKER_NODES)]
         yield cluster, nodes

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.box_fill import ENGINE
-from benchmarks.chaos import add_node, patiently
+from benchmarks.busy_machine import node_options, patient_starts
+from benchmarks.chaos import add_node
 from benchmarks.reporting import arguments, finish
 from benchmarks.small_clips import NUM_FRAMES, clips
 from rayvos.annotations.manifest import write_manifest
@@ -87,8 +88,9 @@ def main() -> None:
     sizes, units, unit_s = ([1, 2], 24, 1.0) if options.quick else (options.machines, options.units, options.unit_s)
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
-    head = {"num_cpus": 1, "object_store_memory": 100_000_000, "include_dashboard": False}
-    cluster = patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
+    head = {**node_options(1), "include_dashboard": False}
+    patient_starts()
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     found: dict[int, float] = {}
     with tempfile.TemporaryDirectory() as temporary:
         for machines in sizes:

@@ -58,7 +58,7 @@ def ray_head() -> Iterator[RayHead]:
 
     folder = tempfile.mkdtemp(prefix="rv-", dir="/tmp")  # sockets live in it: their paths must stay short
     ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
-    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--disable-usage-stats"]
+    command = [sys.executable, "-m", "benchmarks.busy_machine", "start", "--head", "--block", "--disable-usage-stats"]
     command += ["--dashboard-host", "127.0.0.1", "--num-cpus", str(NUM_CPUS), "--object-store-memory", "150000000"]
     command += ["--temp-dir", folder, *(f"--{name}={port}" for name, port in ports.items())]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

@@ -60,7 +60,14 @@ def start_head(folder: Path, port: int, address: str) -> subprocess.Popen[bytes]
     """Start the head and connect to it."""
     config = folder / "autoscaling.yaml"
     config.write_text(yaml.safe_dump(autoscaling(address)))
-    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={port}"]
+    command = [sys.executable, "-m", "benchmarks.busy_machine", "start", "--head", "--block", f"--port={port}"]
+    options = (
+        "dashboard-agent-grpc-port",
+        "metrics-export-port",
+        "dashboard-agent-listen-port",
+        "runtime-env-agent-port",
+    )
+    command += [f"--{name}={found}" for name, found in zip(options, free_ports(len(options)), strict=True)]
     command += ["--num-cpus=0", "--include-dashboard=false", "--object-store-memory=100000000"]
     command += [f"--autoscaling-config={config}", f"--temp-dir={folder}"]
     environment = {
