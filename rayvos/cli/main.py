@@ -39,6 +39,7 @@ COMMANDS = {
     "report": ("rayvos.cli.report:report", "Write one HTML page on a run: throughput, scores, worst labels first."),
     "review": ("rayvos.cli.review:review", "Write the worst labels of a run for a person to fix."),
     "train": ("rayvos.cli.train:train", "Train a network on masks, boxes, points or generated clips."),
+    "tune": ("rayvos.cli.tune:tune", "Sweep tau, annotated frames or points, and say which are worth paying for."),
     "eval": ("rayvos.cli.eval:app", "Score masks against truth by the rules of a benchmark."),
     "doctor": ("rayvos.cli.doctor:doctor", "Check this machine, the cluster, storage and weights."),
 }

@@ -1,0 +1,124 @@
+"""A sweep as one page: quality against what is varied and against an annotator's time, and the table behind it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from rayvos import storage
+from rayvos.review.plots import ACCENT, INK, WEAK, figure_svg
+from rayvos.tuning.outcome import Outcome, SettingScore, best_setting, thriftiest_setting
+
+__all__ = ["sweep_svg", "write_sweep_report"]
+
+COLORS = (ACCENT, WEAK, "#2f9e6e", "#b0762b", "#7b58c8", INK)
+CROSS_ENTROPY_AT = 2.0  # an infinite value is drawn at so many times the largest other one
+
+
+def write_sweep_report(outcome: Outcome, path: str, *, title: str) -> None:
+    """Write the page.
+
+    Args:
+        outcome: a finished sweep.
+        path: of the HTML file, path or URL.
+        title: what was swept, in a few words.
+
+    Raises:
+        StorageError: it could not be written.
+    """
+    from jinja2 import Environment, PackageLoader, select_autoescape
+
+    environment = Environment(
+        loader=PackageLoader("rayvos.review"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
+    )
+    best, thrifty = best_setting(outcome), thriftiest_setting(outcome)
+    text = environment.get_template("sweep.html").render(
+        title=title,
+        outcome=outcome,
+        best=best,
+        thrifty=None if thrifty is best else thrifty,
+        rows=[_row(score) for score in outcome.scores],
+        seeds=len({result.seed for result in outcome.results}),
+        plots=[sweep_svg(outcome, against=kind) for kind in _kinds(outcome)],
+    )
+    storage.write_bytes(path, text.encode())
+
+
+def _kinds(outcome: Outcome) -> list[str]:
+    timed = all(score.setting.seconds is not None for score in outcome.scores)
+    return ["value", "seconds"] if timed else ["value"]
+
+
+def _row(score: SettingScore) -> dict[str, str]:
+    return {
+        "name": score.setting.name.replace("=inf", "=∞ (cross entropy)"),
+        "mean": f"{score.mean:.3f}",
+        "interval": "" if math.isnan(score.half_width) else f"± {score.half_width:.3f}",
+        "values": ", ".join(f"{value:.3f}" for value in score.values),
+        "seconds": "" if score.setting.seconds is None else f"{score.setting.seconds:.0f} s",
+    }
+
+
+def sweep_svg(outcome: Outcome, *, against: str) -> str:
+    """Return the plot of quality against what is varied (`value`) or an annotator's seconds (`seconds`)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.6, 3.4), layout="constrained")
+    axes = figure.subplots()
+    lines = _lines(outcome)
+    for (name, scores), color in zip(lines.items(), COLORS * len(lines), strict=False):
+        places = [_place(outcome, score, against) for score in scores]
+        order = sorted(range(len(places)), key=places.__getitem__)
+        widths = [0.0 if math.isnan(scores[n].half_width) else scores[n].half_width for n in order]
+        axes.errorbar(
+            [places[n] for n in order], [scores[n].mean for n in order], yerr=widths,
+            color=color, marker="o", markersize=4, capsize=3, linewidth=1.4, label=name,
+        )  # fmt: skip
+        for n in order:
+            axes.scatter([places[n]] * len(scores[n].values), scores[n].values, s=9, color=color, alpha=0.35)
+    axes.set(ylabel=outcome.metric.replace("_", " "), xlabel=_axis_name(outcome, against), xscale="log")
+    places = sorted({_place(outcome, score, against) for score in outcome.scores})
+    axes.set_xticks(places, [_tick(outcome, place, against) for place in places])
+    axes.minorticks_off()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(colors=INK, labelsize=9)
+    if len(lines) > 1:
+        axes.legend(frameon=False, fontsize=9)
+    return figure_svg(figure, f"sweep-{against}")
+
+
+def _lines(outcome: Outcome) -> dict[str, list[SettingScore]]:
+    lines: dict[str, list[SettingScore]] = {}
+    series = outcome.space.series
+    for score in outcome.scores:
+        name = "" if series is None else f"{series.replace('_', ' ')} {score.setting.varied[series]:g}"
+        lines.setdefault(name, []).append(score)
+    return lines
+
+
+def _place(outcome: Outcome, score: SettingScore, against: str) -> float:
+    if against == "seconds":
+        assert score.setting.seconds is not None, "drawn only where all settings have a time"
+        return score.setting.seconds
+    value = score.setting.varied[outcome.space.axis]
+    return value if math.isfinite(value) else CROSS_ENTROPY_AT * _largest(outcome.scores, outcome.space.axis)
+
+
+def _largest(scores: Sequence[SettingScore], axis: str) -> float:
+    return max((score.setting.varied[axis] for score in scores if math.isfinite(score.setting.varied[axis])), default=1)
+
+
+def _tick(outcome: Outcome, place: float, against: str) -> str:
+    if against == "value" and place not in {score.setting.varied[outcome.space.axis] for score in outcome.scores}:
+        return "∞"
+    return f"{place:g}"
+
+
+def _axis_name(outcome: Outcome, against: str) -> str:
+    if against == "seconds":
+        return "annotator's seconds per object of a training clip"
+    return {
+        "tau": "tau (∞: cross entropy)",
+        "frames": "annotated frames per clip",
+        "points": "points per object and frame",
+    }[outcome.space.sweep]

@@ -1,0 +1,1 @@
+from tests.ray_cluster import ray_cluster as ray_cluster
