@@ -51,7 +51,7 @@ def test_a_failed_trial_is_named_and_run_again_while_others_stay(tmp_path, capsy
 
 
 def test_bad_trials_end_early(tmp_path):
-    values = [word for value in (1, 2, 5, 10, 20, 30) for word in ("--values", str(value))]
+    values = [word for value in (30, 20, 10, 5, 2, 1) for word in ("--values", str(value))]
 
     assert tune(tmp_path, *values, "--seeds", "1", "--early-stopping", "--concurrent", "2", steps=18) == 0
 
