@@ -389,7 +389,7 @@ def web() -> Iterator[str]:
 def test_urls_that_cannot_be_read_are_named(
     web: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, code: int, error: str
 ) -> None:
-    monkeypatch.setattr("rayvos.storage.time.sleep", lambda _: None)
+    monkeypatch.setattr("rayvos.retries.time.sleep", lambda _: None)
     url = url.replace("WEB", web)
 
     said = refused(["label", url, *ENGINE_WORDS], tmp_path / "out", code)
