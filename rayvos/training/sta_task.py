@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -31,9 +31,9 @@ from rayvos.training.registry import TrainingPlan, TrainingRequest
 from rayvos.training.sta_initial import ENCODERS, initialise, load_backbone, measure_norms
 from rayvos.training.sta_samples import StaAugmentation, StaSample, crop_sample, draw_frames
 from rayvos.training.sta_tracks import MIN_AREA, SAMPLES_PER_CLIP, Track, find_tracks, generated_track, split_tracks
-from rayvos.training.task import LossResult, Optimisation
+from rayvos.training.task import LossResult, Optimisation, Recipe
 
-__all__ = ["RECIPES", "Recipe", "StaBatch", "StaTask", "StaTraining", "plan_sta"]
+__all__ = ["RECIPES", "StaBatch", "StaTask", "StaTraining", "plan_sta"]
 
 LOSS_WEIGHT = 100.0  # STA, training code
 UNUSED = "label_encoder.samp_w_pred"  # official, but nothing reads it
@@ -105,14 +105,6 @@ class StaTraining:
             flip_share=self.flip,
             brightness=self.brightness,
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """Options and optimisation by one name."""
-
-    optimisation: Optimisation
-    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 RECIPES: Mapping[str, Recipe] = {
