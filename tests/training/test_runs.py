@@ -72,7 +72,17 @@ def test_a_run_that_was_killed_ends_like_one_that_was_not(tmp_path, steps_done):
         assert (undisturbed / name).read_bytes() == (killed / name).read_bytes()
 
 
+@pytest.fixture
+def one_thread():
+    """Compute with one thread, as the processes that tests start do: equal bits need equal numbers of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
 def test_a_process_that_was_killed_is_followed_by_one_that_ends_like_an_undisturbed_run(tmp_path):
     undisturbed, killed = tmp_path / "a", tmp_path / "b"
     train_run(plan_of(), settings_of(undisturbed))
