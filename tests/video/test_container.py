@@ -69,18 +69,17 @@ def test_probe_tells_times_key_frames_and_codec_of_a_variable_frame_rate(tmp_pat
 
 @pytest.mark.parametrize(("rotation", "turns"), [(90, 1), (-90, 3), (180, 2)])
 def test_rotation_is_applied_to_size_and_pixels(rotation, turns, tmp_path):
-    # One thread: several may part a picture in another way, and encode it in other bits.
-    upright = write_video(tmp_path / "plain.mp4", moving_square(4), threads="1")
-    clip = write_video(tmp_path / "turned.mp4", moving_square(4), rotation=rotation, threads="1")
+    clip = write_video(tmp_path / "turned.mp4", moving_square(4), rotation=rotation)
 
     info = probe_video(clip.source.uri)
-    with open_clip(clip) as reader, open_clip(upright) as plain:
+    with open_clip(clip) as reader, av.open(clip.source.uri) as container:
         turned = dict(reader.read(range(4)))
-        expected = dict(plain.read(range(4)))
+        # As they are stored, of the same file: the encoder does not give the same bits twice.
+        stored = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
     assert (info.height, info.width, info.rotation) == (clip.height, clip.width, 90 * turns)
     for frame in range(4):
-        np.testing.assert_array_equal(turned[frame], np.rot90(expected[frame], turns))
+        np.testing.assert_array_equal(turned[frame], np.rot90(stored[frame], turns))
 
 
 def test_odd_sizes_keep_their_last_row_and_column(tmp_path):
