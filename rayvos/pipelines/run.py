@@ -237,7 +237,7 @@ def _receipts(todo: list[Unit], settings: WorkerSettings, pool: ActorPool) -> Ge
             num_gpus=pool.num_gpus or None,
         )
         try:
-            with rescuing(todo, pool, UnitWorker, settings) as rescue:
+            with rescuing(todo, pool, UnitWorker, settings, in_flight) as rescue:
                 for row in dataset.iter_rows():
                     receipt = Receipt.from_row(row)
                     rescue.done(receipt)

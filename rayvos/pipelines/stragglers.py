@@ -1,10 +1,10 @@
 """Units that take far longer than planned at the end of a run, while other actors are idle, are given out again.
 
-The policy: once fewer units are left than there are actors, a unit is late when it has been in work since then for
-three times what is planned (at the pace of the run so far), and for a minute at least. A late unit is given to one new
-actor beside the pool, once. Whoever commits first has done it; the other one notices that the file is there and ends
-its process, so that the run does not wait for it. Long clips are not cut anew: cuts decide file names, and the run's
-bytes would depend on luck.
+The policy: once fewer units are left than the actors can take at a time, so that some of them are idle, a unit is late
+when no unit has ended for three times what is planned for it (at the pace of the run so far), and for a minute at
+least. A late unit, be it in work or queued behind one that is, is given to one new actor beside the pool, once. Whoever
+commits first has done it; the other one notices that the file is there and ends its process, so that the run does not
+wait for it. Long clips are not cut anew: cuts decide file names, and the run's bytes would depend on luck.
 
 Why so: most stragglers are slow machines, not slow clips; a clip is planned into pieces of about a minute before the
 run. Before the end nothing is gained by doing a unit twice: an idle actor takes the next one instead.
@@ -77,21 +77,26 @@ class Rescue:
         pool: the actors that work on them.
         worker: class of the actor that does a unit again.
         settings: of the run's actors (`WorkerSettings`).
+        in_flight: units that an actor can have at a time, queued ones included.
     """
 
-    def __init__(self, todo: Sequence[Unit], pool: ActorPool, worker: type[Any], settings: Any) -> None:
+    def __init__(
+        self, todo: Sequence[Unit], pool: ActorPool, worker: type[Any], settings: Any, in_flight: int = 1
+    ) -> None:
         self._left = {unit.unit_id: unit for unit in todo}
         self._pool = pool
         self._worker = worker
         self._settings = settings
         self._planned_s = self._busy_s = 0.0
-        self._tail_began: float | None = None
+        self._room = pool.num_actors * in_flight
+        self._quiet_since: float | None = None
         self._actors: dict[str, Any] = {}
         self._lock = threading.Lock()
 
     def done(self, receipt: Receipt) -> None:
         """Count a receipt."""
         with self._lock:
+            self._quiet_since = None
             unit = self._left.pop(receipt.unit_id, None)
             if unit is not None and receipt.seconds > 0:
                 self._planned_s += unit.cost_s
@@ -101,12 +106,12 @@ class Rescue:
     def late(self, now: float) -> list[Unit]:
         """Return the units that are late and were not given out again."""
         with self._lock:
-            if not self._left or len(self._left) >= self._pool.num_actors:
+            if not self._left or len(self._left) >= self._room:
                 return []
-            if self._tail_began is None:
-                self._tail_began = now
+            if self._quiet_since is None:
+                self._quiet_since = now
             pace = self._busy_s / self._planned_s if self._planned_s else 1.0
-            waited_s = now - self._tail_began
+            waited_s = now - self._quiet_since
             return [
                 unit
                 for unit in self._left.values()
@@ -141,9 +146,11 @@ class Rescue:
 
 
 @contextmanager
-def rescuing(todo: Sequence[Unit], pool: ActorPool, worker: type[Any], settings: Any) -> Iterator[Rescue]:
+def rescuing(
+    todo: Sequence[Unit], pool: ActorPool, worker: type[Any], settings: Any, in_flight: int
+) -> Iterator[Rescue]:
     """Have late units given out again inside the block; tell the rescue of each receipt."""
-    rescue, over = Rescue(todo, pool, worker, settings), threading.Event()
+    rescue, over = Rescue(todo, pool, worker, settings, in_flight), threading.Event()
 
     def watch() -> None:
         while not over.wait(LOOK_S):
