@@ -1,4 +1,4 @@
-"""Samples for training a propagation network: three frames of a generated clip, cut out, with flow between them.
+"""Samples for training a propagation network: some frames of a generated clip, cut out, with flow between them.
 
 A sample is a function of the seed, the settings and its index. Clips cost more than all else, so a window of them is
 kept and used again and again, each time with other frames and another cut, before the next window is drawn.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -32,6 +33,8 @@ class SampleSettings:
 
     size: int = 128
     """Pixels along a side of a sample, a multiple of 16."""
+    frames: int = 3
+    """Frames of a sample, fewer than of a clip."""
     height: int = 240
     """Of the clips."""
     width: int = 432
@@ -48,14 +51,14 @@ class SampleSettings:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PropagationSample:
-    """Three frames of a clip."""
+    """Some frames of a clip, in order of time or against it."""
 
     images: NDArray[np.uint8]
-    """(3, size, size, 3) RGB."""
+    """(frames, size, size, 3) RGB."""
     labels: NDArray[np.uint8]
-    """(3, size, size): 0 background, 1…num_objects."""
+    """(frames, size, size): 0 background, 1…num_objects."""
     flows: NDArray[np.float32]
-    """(2, 2, size, size): from frame 1 to 0 and from frame 2 to 1, x and y in pixels."""
+    """(frames - 1, 2, size, size): from each frame but the first to the one before, x and y in pixels."""
     previous: NDArray[np.float32]
     """(num_objects, size, size): what the second frame is told of the first's masks."""
 
@@ -120,11 +123,11 @@ class SampleDrawer:
         return found
 
     def _frames(self, rng: Rng) -> list[int]:
-        gaps = rng.choice(GAPS, 2, p=GAP_SHARES)
+        gaps = rng.choice(GAPS, self._settings.frames - 1, p=GAP_SHARES)
         while gaps.sum() >= self._settings.clip_frames:
             gaps = np.maximum(1, gaps - 1)
         start = int(rng.integers(0, self._settings.clip_frames - gaps.sum()))
-        frames = [start, start + int(gaps[0]), start + int(gaps.sum())]
+        frames = [start, *(start + np.cumsum(gaps)).tolist()]
         return frames[::-1] if rng.uniform() < 0.5 else frames
 
     def _sample(
@@ -132,8 +135,8 @@ class SampleDrawer:
     ) -> PropagationSample | None:
         top, left, side = square
         size, mirrored = self._settings.size, rng.uniform() < 0.5
-        images = np.empty((3, size, size, 3), np.uint8)
-        ids = np.empty((3, size, size), np.uint8)
+        images = np.empty((len(frames), size, size, 3), np.uint8)
+        ids = np.empty((len(frames), size, size), np.uint8)
         for number, frame in enumerate(frames):
             image = clip.images[frame, top : top + side, left : left + side]
             ids_there = clip.labels[frame, top : top + side, left : left + side]
@@ -152,7 +155,7 @@ class SampleDrawer:
         for number, object_id in enumerate(chosen):
             labels[ids == object_id] = number + 1
         grey = [np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8) for image in images]
-        flows = np.stack([dense_flow(grey[1], grey[0]), dense_flow(grey[2], grey[1])])
+        flows = np.stack([dense_flow(later, earlier) for earlier, later in pairwise(grey)])
         flows_2HW = np.ascontiguousarray(flows.transpose(0, 3, 1, 2))
         return PropagationSample(images, labels, flows_2HW, self._previous(rng, labels[0], len(chosen)))
 

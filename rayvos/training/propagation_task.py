@@ -1,9 +1,9 @@
 """Training of the compact propagation network on generated clips.
 
-Three frames of a clip: the first one's masks are given; the second is predicted from it, the third from both, with
-the second's *predicted* mask in memory and carried on by flow, as in the official training of STCN. Differs: what the
-second frame is told of the mask before is distorted in most samples, so that the network learns to put right what
-drifted, from the memory, and not only to carry it on; the loss is bootstrapped cross entropy plus Dice.
+Three frames of a clip, or more: the first one's masks are given; the second is predicted from it, the third from both,
+with the second's *predicted* mask in memory and carried on by flow, as in the official training of STCN. Differs:
+what the second frame is told of the mask before is distorted in most samples, so that the network learns to put right
+what drifted, from the memory, and not only to carry it on; the loss is bootstrapped cross entropy plus Dice.
 
 Layouts: B samples, N objects of all samples (`owner_N`: whose), T frames, H W pixels, h w at stride 8, C channels.
 """
@@ -70,7 +70,7 @@ class PropagationBatch:
     labels_BTHW: Tensor
     """0 background, 1… the sample's objects."""
     flows_BT2HW: Tensor
-    """(B, 2, 2, H, W)."""
+    """(B, T - 1, 2, H, W)."""
     owner_N: Tensor
     number_N: Tensor
     """The label of each object in its sample."""
@@ -96,7 +96,7 @@ def aggregate_objects(probability_NHW: Tensor, owner_N: Tensor, num_samples: int
 
 
 def forward_clip(network: CompactStcn, batch: PropagationBatch) -> list[tuple[Tensor, Tensor]]:
-    """Return the aggregated probabilities of frames 1 and 2: of objects (N, H, W), of the background (B, H, W)."""
+    """Return the aggregated probabilities of frames 1, 2, …: of objects (N, H, W), of the background (B, H, W)."""
     num_samples, num_frames = batch.images_BT3HW.shape[:2]
     owner, images = batch.owner_N, batch.images_BT3HW.transpose(0, 1)
     encoded = network.encode_key(images.flatten(0, 1).contiguous(memory_format=torch.channels_last))
@@ -204,7 +204,7 @@ class PropagationTask:
         )
 
     def loss(self, model: nn.Module, batch: PropagationBatch, step: int) -> LossResult:
-        """Return bootstrapped cross entropy plus Dice, summed over the two predicted frames."""
+        """Return bootstrapped cross entropy plus Dice, summed over the predicted frames."""
         share, terms, stats = self.bootstrap.share_at(step), [], {}
         for frame, (own, background) in enumerate(forward_clip(cast(CompactStcn, model), batch), start=1):
             labels = batch.labels_BTHW[:, frame]
@@ -216,18 +216,19 @@ class PropagationTask:
         return LossResult(torch.stack(terms).sum(), stats)
 
     def validate(self, model: nn.Module) -> Mapping[str, float]:
-        """Return the mean IoU of both predicted frames on samples of clips that nobody trains on."""
+        """Return the mean IoU of the predicted frames on samples of clips that nobody trains on."""
         device = next(model.parameters()).device
         drawer = SampleDrawer(VALIDATION_SEED, replace(self.samples, window=VALIDATION_BATCH))
-        found: dict[str, list[float]] = {"iou": [], "iou_1": [], "iou_2": []}
+        names = [f"iou_{frame}" for frame in range(1, self.samples.frames)]
+        found: dict[str, list[float]] = {name: [] for name in ("iou", *names)}
         for first in range(0, self.num_validation, VALIDATION_BATCH):
             numbers = range(first, min(first + VALIDATION_BATCH, self.num_validation))
             batch = self.collate([drawer.draw(number) for number in numbers]).to(device)
             with torch.inference_mode():
                 stats = self.loss(model, batch, 0).stats
-            for name in ("iou_1", "iou_2"):
+            for name in names:
                 found[name].append(stats[name])
-            found["iou"].append((stats["iou_1"] + stats["iou_2"]) / 2)
+            found["iou"].append(sum(stats[name] for name in names) / len(names))
         return {name: float(np.mean(values)) for name, values in found.items()}
 
 
@@ -243,6 +244,10 @@ class PropagationOptions:
 
     size: int = 128
     """Height and width of a sample in pixels, a multiple of 16."""
+    frames: int = 3
+    """Frames of a sample: the first one's masks are given, the others predicted one after the other."""
+    clip_frames: int = 10
+    """Frames of a generated clip."""
     window: int = 48
     """Generated clips that samples are drawn from at a time."""
     uses: int = 36
@@ -253,6 +258,8 @@ class PropagationOptions:
     def __post_init__(self) -> None:
         if self.size < 32 or self.size % 16:
             raise UsageError(f"size: expected a multiple of 16 from 32, found {self.size}")
+        if not 1 < self.frames < self.clip_frames:
+            raise UsageError(f"frames: expected from 2 to below clip_frames ({self.clip_frames}), found {self.frames}")
         for name in ("window", "uses", "num_validation"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name}: expected at least 1, found {getattr(self, name)}")
@@ -272,7 +279,13 @@ def plan_propagation(request: TrainingRequest) -> TrainingPlan:
     task = PropagationTask(
         seed=request.seed,
         initial=request.weights,
-        samples=SampleSettings(size=options.size, window=options.window, uses=options.uses),
+        samples=SampleSettings(
+            size=options.size,
+            frames=options.frames,
+            clip_frames=options.clip_frames,
+            window=options.window,
+            uses=options.uses,
+        ),
         bootstrap=Bootstrap.scaled(optimisation.steps, start=0.16, end=0.78, share=0.25),
         num_validation=options.num_validation,
     )

@@ -35,6 +35,15 @@ def test_a_sample_is_a_function_of_its_index_in_any_order_and_any_process():
     assert len({sample.images.tobytes() for sample in forwards}) == 10
 
 
+def test_samples_of_more_frames_are_predicted_one_after_the_other():
+    longer = PropagationTask(samples=SampleSettings(**{**vars_of(SMALL), "frames": 5}), num_validation=2)
+    batch = longer.collate([longer.sample(index) for index in range(2)])
+
+    assert batch.images_BT3HW.shape[:2] == (2, 5)
+    assert batch.flows_BT2HW.shape[:2] == (2, 4)
+    assert set(longer.validate(longer.build())) == {"iou", "iou_1", "iou_2", "iou_3", "iou_4"}
+
+
 def test_every_object_of_a_sample_is_there_on_its_first_frame():
     for index in range(8):
         sample = task().sample(index)
@@ -98,7 +107,10 @@ def test_the_default_recipe_is_planned_by_name_and_options_win():
     assert plan.task.options()["bootstrap"] == {"start": 16, "end": 78, "share": 0.25}
 
 
-@pytest.mark.parametrize("request_", [{"data": ("clips.parquet",)}, {"options": {"size": "100"}}, {"recipe": "best"}])
+@pytest.mark.parametrize(
+    "request_",
+    [{"data": ("clips.parquet",)}, {"options": {"size": "100"}}, {"recipe": "best"}, {"options": {"frames": "10"}}],
+)
 def test_requests_that_mean_nothing_are_refused(request_):
     with pytest.raises(UsageError):
         plan_training("propagation", TrainingRequest(**request_))
