@@ -38,6 +38,7 @@ __all__ = [
     "BoxError",
     "DecodeError",
     "EngineError",
+    "FileTooLargeError",
     "FormatError",
     "FrameMissingError",
     "FrameSizeError",
@@ -118,6 +119,12 @@ class ImageTooLargeError(InputError):
     """A picture has more pixels than the configured limit."""
 
     code = "image_too_large"
+
+
+class FileTooLargeError(InputError):
+    """A file that has to be read whole holds more bytes than the limit."""
+
+    code = "file_too_large"
 
 
 class BoxError(InputError):

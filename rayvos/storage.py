@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from rayvos.errors import MissingPathError, PermissionDeniedError, StorageError, UsageError
+from rayvos.errors import FileTooLargeError, MissingPathError, PermissionDeniedError, StorageError, UsageError
 from rayvos.retries import failures, retrying, service_code
 from rayvos.url_policy import HTTP, check_url, guarded_http_client
 
@@ -46,7 +46,9 @@ __all__ = [
 
 READ_BUFFER = 256 << 10  # bytes; fsspec reads ahead in larger blocks below it
 PART_BYTES = 64 << 20  # larger objects travel in parts of this size, each tried again by itself
+MAX_FILE_BYTES = 4 << 30  # of a file that is read whole: larger ones would end in a machine out of memory
 REMOVALS = 5  # of one folder that others write into meanwhile
+EMPTY_RANGE = 416  # HTTP's answer where a file has no byte at all
 CLOCK_CODES = {"RequestTimeTooSkewed", "RequestExpired"}
 
 
@@ -171,15 +173,62 @@ class _PatientFile(io.RawIOBase):
         super().close()
 
 
-def read_bytes(path: str) -> bytes:
+def read_bytes(path: str, max_bytes: int | None = None) -> bytes:
     """Return a file's bytes.
 
+    Args:
+        path: local path or URL.
+        max_bytes: a larger file is refused before its bytes are fetched; None: `RAYVOS_MAX_FILE_BYTES` of this
+            machine, or 4 GiB.
+
     Raises:
+        FileTooLargeError: it holds more bytes.
+        UsageError: the environment variable is no number.
         StorageError: and its children, naming the path.
     """
     fs, inner = filesystem(path)
+    most = _most_bytes() if max_bytes is None else max_bytes
     with naming(path):
-        return retrying(lambda: fs.cat_file(inner), path=path)  # type: ignore[no-any-return]
+        data: bytes = retrying(lambda: _fetch(fs, inner, path, most), path=path)
+    _check_size(path, len(data), most)
+    return data
+
+
+def _fetch(fs: fsspec.AbstractFileSystem, inner: str, path: str, most: int) -> bytes:
+    """Return a file's bytes, in no more requests than without the limit; of a web server's, `most` + 1 at most."""
+    if not HTTP.isdisjoint(fs.protocol):  # asking for the size hides a server's failure as a missing file
+        try:
+            return cast(bytes, fs.cat_file(inner, start=0, end=most + 1))
+        except failures() as error:
+            if getattr(error, "status", None) == EMPTY_RANGE:
+                return b""
+            raise
+    fs.invalidate_cache(inner)  # others write, too
+    size = int(fs.size(inner) or 0)
+    _check_size(path, size, most)
+    # An open range keeps s3fs from asking for the size once more; an empty object has no range.
+    once = {"start": 0} if "s3" in fs.protocol and 0 < size <= PART_BYTES else {}
+    return cast(bytes, fs.cat_file(inner, **once))
+
+
+def _check_size(path: str, size: int, most: int) -> None:
+    if size > most:
+        raise FileTooLargeError(
+            f"{path}: holds {size} bytes or more, at most {most} are read; give a smaller file, or raise "
+            "RAYVOS_MAX_FILE_BYTES (for pictures: --max-pixels) if this is the one you meant"
+        )
+
+
+def _most_bytes() -> int:
+    """Return how large a file may be that is read whole.
+
+    Raises:
+        UsageError: the environment variable is no number of bytes.
+    """
+    text = os.environ.get("RAYVOS_MAX_FILE_BYTES", str(MAX_FILE_BYTES))
+    if not text.isdecimal():
+        raise UsageError(f"RAYVOS_MAX_FILE_BYTES: expected a number of bytes, found {text!r}; correct the environment")
+    return int(text)
 
 
 def exists(path: str) -> bool:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from rayvos import storage
-from rayvos.errors import MissingPathError, PermissionDeniedError, StorageError, UsageError
+from rayvos.errors import FileTooLargeError, MissingPathError, PermissionDeniedError, StorageError, UsageError
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -96,7 +96,7 @@ def test_a_path_without_permission_is_named(tmp_path, monkeypatch):
     def denied(*_: object, **__: object) -> bytes:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr("fsspec.implementations.local.LocalFileSystem.cat_file", denied)
+    monkeypatch.setattr("fsspec.implementations.local.LocalFileSystem.info", denied)
 
     with pytest.raises(PermissionDeniedError, match="secret"):
         storage.read_bytes(str(tmp_path / "secret"))
@@ -121,3 +121,18 @@ def test_a_large_file_appears_whole_or_not_at_all(folder):
 
 def test_several_processes_may_remove_the_same_folder_at_once(tmp_path):
     remove_side_by_side(str(tmp_path))
+
+
+def test_a_file_above_the_limit_is_refused_before_it_is_read(folder, monkeypatch):
+    path = storage.join(folder, "boxes.json")
+    storage.write_bytes(path, b"12345")
+
+    assert storage.read_bytes(path, max_bytes=5) == b"12345"
+    with pytest.raises(FileTooLargeError, match=r"boxes\.json.*5 bytes.*at most 4.*RAYVOS_MAX_FILE_BYTES"):
+        storage.read_bytes(path, max_bytes=4)
+    monkeypatch.setenv("RAYVOS_MAX_FILE_BYTES", "3")
+    with pytest.raises(FileTooLargeError, match="at most 3"):
+        storage.read_bytes(path)
+    monkeypatch.setenv("RAYVOS_MAX_FILE_BYTES", "3 GB")
+    with pytest.raises(UsageError, match="3 GB"):
+        storage.read_bytes(path)

@@ -9,7 +9,7 @@ import pytest
 
 from rayvos import storage
 from rayvos.annotations.arrow_files import read_parquet
-from rayvos.errors import MissingPathError, PermissionDeniedError, StorageError
+from rayvos.errors import FileTooLargeError, MissingPathError, PermissionDeniedError, StorageError
 from tests.s3 import Trouble
 from tests.test_storage import remove_side_by_side
 
@@ -48,6 +48,16 @@ def test_a_missing_object_or_bucket_is_named(s3_bucket):
         storage.read_bytes(storage.join(s3_bucket, "nothing-here"))
     with pytest.raises(MissingPathError, match="no-such-bucket"):
         storage.read_bytes("s3://rayvos-no-such-bucket/x")
+
+
+def test_an_empty_object_and_one_above_the_limit(s3_bucket):
+    empty, large = storage.join(s3_bucket, "empty"), storage.join(s3_bucket, "large")
+    storage.write_bytes(empty, b"")
+    storage.write_bytes(large, b"x" * 1000)
+
+    assert storage.read_bytes(empty, max_bytes=0) == b""
+    with pytest.raises(FileTooLargeError, match=r"large: holds 1000 bytes.*at most 999"):
+        storage.read_bytes(large, max_bytes=999)
 
 
 def test_several_processes_may_remove_the_same_objects_at_once(s3_bucket):

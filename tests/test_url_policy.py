@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from rayvos import storage
-from rayvos.errors import PermissionDeniedError, StorageError
+from rayvos.errors import FileTooLargeError, PermissionDeniedError, StorageError
 from rayvos.url_policy import check_url
 
 METADATA = "http://169.254.169.254/latest/meta-data/iam/security-credentials/"
@@ -109,6 +109,12 @@ def server() -> Iterator[str]:
 
 def test_a_redirect_is_followed(server: str) -> None:
     assert storage.read_bytes(f"{server}/to?{server}/x") == b"found"
+
+
+def test_a_web_servers_file_above_the_limit_is_refused(server: str) -> None:
+    assert storage.read_bytes(f"{server}/x", max_bytes=5) == b"found"
+    with pytest.raises(FileTooLargeError, match="5 bytes or more, at most 4"):
+        storage.read_bytes(f"{server}/x", max_bytes=4)
 
 
 @pytest.mark.parametrize("where", [METADATA, "http://metadata.google.internal/x"])

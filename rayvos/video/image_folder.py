@@ -166,7 +166,7 @@ class ImageFolderReader:
         name = self._names[frame]
         path = name if storage.is_url(name) or name.startswith("/") else storage.join(self._uri, name)
         try:
-            data = storage.read_bytes(path)
+            data = storage.read_bytes(path, self._limits.max_file_bytes)
         except MissingPathError as error:
             raise FrameMissingError(f"{where}: {path} does not exist; restore it, or re-import the clip") from error
         return decode_image(data, f"{where} ({path})", size=(self.height, self.width), limits=self._limits)

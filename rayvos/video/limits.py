@@ -10,6 +10,8 @@ __all__ = ["DecodeLimits"]
 
 MAX_AHEAD = 16  # frames; more only delays the first result of a worker that is stopped early
 
+HEADER_BYTES = 16 << 20  # colour profiles, thumbnails, camera data
+
 
 @dataclass(frozen=True, slots=True)
 class DecodeLimits:
@@ -20,6 +22,11 @@ class DecodeLimits:
     above 179 million."""
     ahead_bytes: int = 256 << 20
     """RGB frames that may wait decoded, per pass over a clip; at least one frame is decoded ahead."""
+
+    @property
+    def max_file_bytes(self) -> int:
+        """Largest file of a picture: no format needs more than 16 bits in four channels, and some for its header."""
+        return 8 * self.max_pixels + HEADER_BYTES
 
     def check_pixels(self, height: int, width: int, where: str) -> None:
         """Check a size that a file's header states.
