@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test test-fast fix lint types clean
+.PHONY: help demo test test-without-ray test-on-ray test-fast fix lint types clean
 
 help:
 	@echo "make demo   label a generated clip on Ray and name the pictures to open"
@@ -28,8 +28,15 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
+# Two at a time: tests on Ray mostly wait, for processes to start and for those they kill.
 test: lint types
-	$(BIN)/python -m pytest
+	$(MAKE) --jobs=2 --output-sync=target test-without-ray test-on-ray
+
+test-without-ray: $(STAMP)
+	$(BIN)/python -m pytest -m "not ray"
+
+test-on-ray: $(STAMP)
+	$(BIN)/python -m pytest -m ray
 
 test-fast: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow and not ray"
