@@ -64,7 +64,7 @@ class RunOptions:
     memory_limit: str | None = None
     """Memory an actor may use, such as 4GB, on machines without GPU; default: its share of the machine's."""
     gpus_per_actor: float | None = None
-    """GPUs of an actor, such as 0.25 for four on each; `peak_gpu_bytes` in an earlier run.json tells what one takes."""
+    """GPUs of an actor, such as 0.25 for four on each; a run's summary says how many fit."""
     max_pixels: int = DecodeLimits().max_pixels
     """Largest frame, width x height; a clip with a larger one becomes a dead letter before it is decoded."""
     overwrite: Annotated[bool, Parameter(negative="")] = False
@@ -173,6 +173,8 @@ def _show_summary(summary: RunSummary, made: Made) -> None:
         )
     else:
         print(f"  {heading:12}  nothing: all was done before")
+    if now["units"] and now["gpu_total_bytes"]:
+        print(f"  {'GPU memory':12}  {_gpu_note(int(now['peak_gpu_bytes']), int(now['gpu_total_bytes']))}")
     letters = sorted(summary.dead_letters.items())
     print(f"  dead letters  {', '.join(f'{count} {code}' for code, count in letters) or 'none'}")
     print(f"  {made.table:12}  {storage.join(summary.out, made.table)}")
@@ -180,6 +182,15 @@ def _show_summary(summary: RunSummary, made: Made) -> None:
         print(f"next: rayvos status {summary.out} --dead-letters; then the same command with --retry-failed")
     else:
         print(f"next: {made.following(summary.out)}")
+
+
+def _gpu_note(peak_bytes: int, total_bytes: int) -> str:
+    """Return how much of a GPU an actor took, and the option by which as many as fit share one."""
+    from rayvos.pipelines.cluster import gpu_share_for
+
+    took = f"{peak_bytes / 2**30:.1f} of {total_bytes / 2**30:.0f} GiB by each actor"
+    share = gpu_share_for(peak_bytes, total_bytes)
+    return took if share == 1 else f"{took}: {int(1 / share)} fit on one with --gpus-per-actor {share:g}"
 
 
 def show_plan(plan: RunPlan, *, as_json: bool) -> None:

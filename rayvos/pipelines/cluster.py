@@ -25,13 +25,25 @@ from rayvos.engines.base import EngineNeeds
 from rayvos.errors import RunError, UsageError
 from rayvos.pipelines.quiet import quiet_driver, quiet_start
 
-__all__ = ["ActorPool", "Node", "connected", "data_settings", "plan_pool", "read_nodes", "usable_cores"]
+__all__ = [
+    "ActorPool",
+    "Node",
+    "connected",
+    "data_settings",
+    "gpu_share_for",
+    "plan_pool",
+    "read_nodes",
+    "usable_cores",
+]
 
 logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 10.0
 OBJECT_STORE_BYTES = 200_000_000  # receipts only; Ray asks for at least 79 MB
 CPUS_BESIDE_GPU = 4.0  # two or three decode, one drives the GPU, one encodes now and then
+MAX_GPU_ACTORS = 8
+GPU_CONTEXT_BYTES = 600 << 20  # of CUDA and its libraries, per process, outside what torch counts
+GPU_HEADROOM = 0.9  # clips differ
 SHARE_OF_MEMORY = 0.9  # of what Ray counts as a machine's memory; the rest is the driver's and Ray's own
 
 
@@ -177,6 +189,20 @@ def plan_pool(
     if limit is None and not num_gpus:
         limit = _share_of_memory(nodes, places, num_actors)
     return ActorPool(num_actors, asked_cpus, num_gpus, limit, max(1, int(num_cpus)))
+
+
+def gpu_share_for(peak_bytes: int, total_bytes: int) -> float:
+    """Return the smallest share of a GPU in which an actor fits that was seen to need `peak_bytes` of memory.
+
+    Args:
+        peak_bytes: what torch reserved at most; the driver's context comes on top.
+        total_bytes: memory of the GPU.
+
+    Returns:
+        1 / n for n actors on a GPU, rounded down to hundredths, n from 1 to `MAX_GPU_ACTORS`.
+    """
+    room = int(GPU_HEADROOM * total_bytes // (peak_bytes + GPU_CONTEXT_BYTES))
+    return math.floor(100 / max(1, min(MAX_GPU_ACTORS, room))) / 100
 
 
 def _gpus_per_actor(nodes: list[Node], needs: EngineNeeds, device: str, *, may_come: bool) -> float:

@@ -32,6 +32,7 @@ __all__ = [
     "peak_rss",
     "time_limit",
     "timeout_of",
+    "total_gpu_bytes",
 ]
 
 SHORTEST_TIMEOUT_S = 600.0
@@ -113,6 +114,14 @@ def peak_gpu_bytes() -> int:
     if torch is None or not torch.cuda.is_initialized():
         return 0
     return int(torch.cuda.max_memory_reserved())
+
+
+def total_gpu_bytes() -> int:
+    """Return the memory of the GPU this process uses, in bytes; 0 where it uses none."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return 0
+    return int(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
 
 
 def error_code(error: BaseException) -> str:

@@ -37,6 +37,8 @@ class RunProgress:
     """Seconds of actors, waiting included."""
     peak_rss_bytes: int = 0
     peak_gpu_bytes: int = 0
+    gpu_total_bytes: int = 0
+    """Memory of the smallest GPU in use; 0: none is."""
     worker_deaths: int = 0
     """Workers that began a unit and did not end it."""
     workers: set[str] = field(default_factory=set)
@@ -75,6 +77,8 @@ class RunProgress:
         self.workers.add(receipt.worker)
         self.peak_rss_bytes = max(self.peak_rss_bytes, receipt.rss_bytes)
         self.peak_gpu_bytes = max(self.peak_gpu_bytes, receipt.gpu_bytes)
+        known = [total for total in (self.gpu_total_bytes, receipt.gpu_total_bytes) if total]
+        self.gpu_total_bytes = min(known, default=0)
 
     def throughput(self) -> dict[str, float]:
         """Return the numbers that `run.json` keeps."""
@@ -98,4 +102,5 @@ class RunProgress:
             "busy_s": round(self.busy_s, 3),
             "peak_rss_bytes": self.peak_rss_bytes,
             "peak_gpu_bytes": self.peak_gpu_bytes,
+            "gpu_total_bytes": self.gpu_total_bytes,
         }

@@ -41,6 +41,8 @@ class Receipt:
     """Most memory the worker has held so far."""
     gpu_bytes: int = 0
     """Most memory the worker has reserved on its GPU so far."""
+    gpu_total_bytes: int = 0
+    """Memory of that GPU."""
     error: str = ""
     """Code of what kept the unit from being committed; empty if it was."""
     message: str = ""

@@ -36,6 +36,7 @@ from rayvos.pipelines.guards import (
     peak_rss,
     time_limit,
     timeout_of,
+    total_gpu_bytes,
 )
 from rayvos.pipelines.prefetch import OpeningClip
 from rayvos.pipelines.receipts import Receipt, row_to_unit
@@ -274,6 +275,7 @@ def _receipt(
         worker=f"{socket.gethostname()}:{os.getpid()}",
         rss_bytes=peak_rss(),
         gpu_bytes=peak_gpu_bytes(),
+        gpu_total_bytes=total_gpu_bytes(),
         **numbers,
     )
 

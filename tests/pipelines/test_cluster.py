@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from rayvos.engines.base import EngineNeeds
 from rayvos.errors import UsageError
-from rayvos.pipelines.cluster import Node, plan_pool
+from rayvos.pipelines.cluster import Node, gpu_share_for, plan_pool
 
 CPU_ENGINE = EngineNeeds(0, 0.1, 0.1)
 GPU_ENGINE = EngineNeeds(0, 0.1, 0.1, num_gpus=1)
@@ -87,3 +87,16 @@ def test_a_cluster_of_a_head_alone_needs_to_hear_how_many_actors() -> None:
     assert plan_pool(head, CPU_ENGINE, num_units=100, actors=7).num_actors == 7
     pool = plan_pool(head, GPU_ENGINE, num_units=100, actors=7, device="cuda")
     assert (pool.num_actors, pool.num_gpus, pool.num_cpus) == (7, 1, 4)
+
+
+@given(peak=st.integers(0, 90 * GIB), total=st.integers(8 * GIB, 160 * GIB))
+def test_as_many_actors_share_a_gpu_as_fit_its_memory(peak, total):
+    share = gpu_share_for(peak, total)
+
+    actors = int(1 / share)
+    assert 1 <= actors <= 8
+    if actors > 1:
+        assert actors * peak < 0.9 * total
+        assert share * total > peak
+    elif peak:
+        assert 2 * (peak + GIB) > 0.9 * total
