@@ -95,6 +95,8 @@ def main() -> None:
         "cuda" if options.device == "auto" and torch.cuda.is_available() else options.device.replace("auto", "cpu")
     )
     torch.set_num_threads(1)
+    # The engine computes in float32, whatever the GPU offers; so does the plain side.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     height, width = (int(side) for side in options.size.split("x"))
     settings = [tuple(int(value) for value in text.split(",")) for text in options.setting]
     ratios: dict[str, float] = {}

@@ -2,9 +2,11 @@
 
 The plain side does what the official script does, step by step: memory concatenated anew for each frame, similarities
 of all places, the best 20 scattered into a dense matrix, one product and one decoder pass per object, masks by
-argmax. Both sides take turns, frame by frame, in one process; a GPU is timed by the wall clock, a CPU by CPU time.
+argmax. Both sides take turns, frame by frame, in one process and in the same arithmetic (no TF32 behind float32); a GPU
+is timed by the wall clock, a CPU by CPU time.
 
     python -m benchmarks.stcn_speed                  1 and 3 objects, 480x864, 60 frames
+    python -m benchmarks.stcn_speed --device cuda --precision bfloat16
     python -m benchmarks.stcn_speed --objects        10 objects against one, the engine alone
     python -m benchmarks.stcn_speed --length         2,000 frames against 200 under the memory budget, the engine alone
     python -m benchmarks.stcn_speed --quick
@@ -43,6 +45,7 @@ def main() -> None:
     """Measure and print."""
     options = parse_arguments()
     torch.set_num_threads(options.threads)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     with tempfile.TemporaryDirectory() as folder:
         weights = str(Path(folder) / "formula.pth")
         torch.save(formula_network().state_dict(), weights)

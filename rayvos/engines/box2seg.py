@@ -51,7 +51,7 @@ from rayvos.models.box2seg import Box2Seg, normalise_crops
 from rayvos.models.layers import fold_batch_norms
 from rayvos.models.registry import load_model
 
-__all__ = ["Box2SegConfig", "Box2SegEngine"]
+__all__ = ["Box2SegConfig", "Box2SegEngine", "Precision"]
 
 Precision = Literal["float32", "bfloat16", "float16"]
 IntBox = tuple[int, int, int, int]
