@@ -286,13 +286,14 @@ class StaEngine:
             target = self._target(clip, boxes[job.object_id, frame])
             label, position = pending[frame, job.object_id], job.frames.index(frame)
             logits, first = answer.logits[position], answer.first[position][target.painted]
+            inside = logits[target.painted]
             label.part = paste_logits(logits, target.crop, target.box, (clip.height, clip.width))
             label.own = first
             with np.errstate(over="ignore"):  # 1 / infinity is the right answer
-                probability: NDArray[np.float32] = np.float32(1) / (np.float32(1) + np.exp(-logits))
+                probability: NDArray[np.float32] = np.float32(1) / (np.float32(1) + np.exp(-inside))
             label.quality = {
-                "margin": mean_margin(probability, target.painted) if target.painted.any() else 0.0,
-                "pass_agreement": _iou(first, logits[target.painted] > 0),
+                "margin": mean_margin(probability, np.ones_like(first)) if len(first) else 0.0,
+                "pass_agreement": _iou(first, inside > 0),
                 "solver_loss": answer.loss,
             }
 

@@ -14,12 +14,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-__all__ = ["OUTSIDE", "Crop", "cut_crop", "label_map", "moved_inside", "paint_box", "paste_logits", "place_crop"]
+__all__ = [
+    "OUTSIDE", "Crop", "cut_crop", "cut_edges_repeated", "label_map", "moved_inside", "paint_box", "paste_logits",
+    "place_crop",
+]  # fmt: skip
 
 OUTSIDE = -100.0  # the authors' logit where an object cannot be
 PROBABILITY_EPSILON = 1e-7  # STA, merging of objects
@@ -103,12 +107,35 @@ def moved_inside(low: int, high: int, limit: int) -> tuple[int, int]:
 
 def cut_crop(image: NDArray[np.uint8], crop: Crop) -> NDArray[np.uint8]:
     """Return the crop's own pixels: RGB uint8 (height, width, 3), decimated, edges repeated, not resized."""
-    height, width = image.shape[:2]
     step, (first_y, first_x) = crop.decimation, crop.offset
-    rows = np.arange(crop.top, crop.bottom).clip(0, -((first_y - height) // step) - 1) * step + first_y
-    columns = np.arange(crop.left, crop.right).clip(0, -((first_x - width) // step) - 1) * step + first_x
-    cut: NDArray[np.uint8] = image[rows[:, None], columns[None, :]]
-    return cut
+    return cut_edges_repeated(image[first_y::step, first_x::step], crop.top, crop.bottom, crop.left, crop.right)
+
+
+def cut_edges_repeated(image: NDArray[np.uint8], top: int, bottom: int, left: int, right: int) -> NDArray[np.uint8]:
+    """Return rows `top` to `bottom` - 1 and columns `left` to `right` - 1, its edges repeated where it has no pixels.
+
+    Args:
+        image: uint8 (height, width) or (height, width, 3).
+        top: first row, may be negative.
+        bottom: row behind the last one, may be outside.
+        left: first column.
+        right: column behind the last one.
+    """
+    rows, above, below = _inside(top, bottom, image.shape[0])
+    columns, before, behind = _inside(left, right, image.shape[1])
+    inside = np.ascontiguousarray(image[rows, columns])
+    if not any((above, below, before, behind)):
+        return inside
+    return cv2.copyMakeBorder(inside, above, below, before, behind, cv2.BORDER_REPLICATE).astype(np.uint8, copy=False)
+
+
+def _inside(start: int, stop: int, length: int) -> tuple[slice, int, int]:
+    """Return the part of an interval inside 0…length, one pixel at least, and how much is missing on both sides."""
+    low, high = min(max(start, 0), length - 1), max(min(stop, length), 1)
+    # An interval that lies outside as a whole has nothing but the edge: `stop - start` times.
+    missing = stop - start - (high - low)
+    before = min(max(low - start, 0), missing)
+    return slice(low, high), before, missing - before
 
 
 def paint_box(box: XYWH, size: tuple[int, int]) -> NDArray[np.bool_]:

@@ -45,7 +45,7 @@ class Grouping:
 
 
 ALONE = Grouping(frames=1, windows=1)
-ON_GPU = Grouping(frames=8, windows=4)
+ON_GPU = Grouping(frames=8, windows=8)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -168,14 +168,9 @@ class Bootstrap:
 
 def lovasz_hinge(logits_BHW: Tensor, labels_BHW: Tensor, *, per_image: bool = False, ignore: int = IGNORE) -> Tensor:
     """Return the Lovász extension of 1 - IoU of the hinge errors of one logit; labels 0, 1 or `ignore`."""
-    logits, labels = _precise(logits_BHW), labels_BHW
-    if per_image:
-        pairs = zip(logits, labels, strict=True)
-        return torch.stack([lovasz_hinge(one, other, ignore=ignore) for one, other in pairs]).mean()
-    valid = labels != ignore
-    truth = labels[valid] == 1
-    errors = 1 - logits[valid] * (2 * truth.to(logits.dtype) - 1)
-    return _lovasz(errors, truth)
+    logits, truth = _precise(logits_BHW), labels_BHW == 1
+    errors = 1 - logits * (2 * truth.to(logits.dtype) - 1)
+    return _lovasz(errors, truth, labels_BHW != ignore, per_image=per_image).mean()
 
 
 def lovasz_probability(
@@ -197,16 +192,12 @@ def lovasz_probability(
         present_only: skip images (or the batch) without the class.
         ignore: label of pixels that nobody learns from.
     """
-    probability, labels = _precise(probability_BHW), labels_BHW
-    if per_image:
-        pairs = zip(probability, labels, strict=True)
-        ones = [lovasz_probability(one, other, present_only=present_only, ignore=ignore) for one, other in pairs]
-        return torch.stack(ones).mean()
-    valid = labels != ignore
-    truth = labels[valid] == 1
-    if present_only and not bool(truth.any()):
-        return probability[valid].sum() * 0
-    return _lovasz(torch.where(truth, 1 - probability[valid], probability[valid]), truth)
+    probability, truth = _precise(probability_BHW), labels_BHW == 1
+    errors = torch.where(truth, 1 - probability, probability)
+    losses = _lovasz(errors, truth, labels_BHW != ignore, per_image=per_image)
+    if present_only:
+        losses = losses * (truth.flatten(1).any(1) if per_image else truth.any())
+    return losses.mean()
 
 
 def lovasz_softmax(
@@ -230,17 +221,19 @@ def lovasz_softmax(
     return torch.stack(terms).mean() if terms else _precise(probability_BCHW).sum() * 0
 
 
-def _lovasz(errors: Tensor, truth: Tensor) -> Tensor:
-    """Return the Lovász extension of the Jaccard loss at errors (P,)."""
-    if errors.numel() == 0:
-        return errors.sum()
-    order = errors.argsort(descending=True, stable=True)
-    truth_sorted = truth[order].to(errors.dtype)
-    total = truth_sorted.sum()
-    jaccard = 1 - (total - truth_sorted.cumsum(0)) / (total + (1 - truth_sorted).cumsum(0))
-    weights = torch.cat([jaccard[:1], jaccard[1:] - jaccard[:-1]])
+def _lovasz(errors_BHW: Tensor, truth_BHW: Tensor, valid_BHW: Tensor, *, per_image: bool) -> Tensor:
+    """Return the Lovász extension of the Jaccard loss: of each image (B,), or of all pixels together (1,)."""
+    errors, truth, valid = (
+        maps.flatten(1) if per_image else maps.reshape(1, -1) for maps in (errors_BHW, truth_BHW, valid_BHW)
+    )
+    # Pixels that do not count come last, where they change no other pixel's weight.
+    order = errors.detach().masked_fill(~valid, -math.inf).argsort(dim=1, descending=True, stable=True)
+    truth_sorted = truth.gather(1, order).to(errors.dtype)
+    total = truth_sorted.sum(1, keepdim=True)
+    jaccard = 1 - (total - truth_sorted.cumsum(1)) / (total + (1 - truth_sorted).cumsum(1))
+    weights = torch.cat([jaccard[:, :1], jaccard[:, 1:] - jaccard[:, :-1]], 1)
     # Errors below 0 (of the hinge) are right with a margin; probabilities have none.
-    return (weights * torch.where(errors >= 0, errors, 0.0)[order]).sum()
+    return (weights * torch.where(valid & (errors >= 0), errors, 0.0).gather(1, order)).sum(1)
 
 
 def dice_loss(probability_BHW: Tensor, labels_BHW: Tensor, *, ignore: int = IGNORE) -> Tensor:

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rayvos.engines.sta_crops import moved_inside, paint_box
+from rayvos.engines.sta_crops import cut_edges_repeated, moved_inside, paint_box
 from rayvos.training.datasets import ObjectPicture
 
 __all__ = ["FrameCrop", "StaAugmentation", "StaSample", "crop_sample", "draw_frames", "place_frame_crop"]
@@ -81,10 +81,7 @@ class FrameCrop:
 
     def cut(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the crop's own pixels, edges repeated."""
-        rows = np.arange(self.top, self.top + self.height).clip(0, image.shape[0] - 1)
-        columns = np.arange(self.left, self.left + self.width).clip(0, image.shape[1] - 1)
-        cut: NDArray[np.uint8] = image[rows[:, None], columns[None, :]]
-        return cut
+        return cut_edges_repeated(image, self.top, self.top + self.height, self.left, self.left + self.width)
 
 
 def draw_frames(visible: Sequence[int], num_frames: int, rng: Rng) -> list[int]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
@@ -334,9 +335,7 @@ class StaTask:
         """Return the mean IoU of crops around exact boxes, whole windows solved as at inference."""
         device = next(model.parameters()).device
         found: dict[str, list[float]] = {"mean_iou": [], "mean_iou_first": []}
-        size, nothing = (self.config.height, self.config.width), StaAugmentation.nothing(INFERENCE_CONTEXT)
-        for pictures in self._validation_windows():
-            sample = crop_sample(pictures, size, nothing, np.random.default_rng(0))
+        for sample in self._validation_samples():
             batch = self.collate([sample]).to(device)
             with torch.no_grad():
                 output = cast(STA, model)(batch.images(), batch.boxes_TSHW.float(), INFERENCE_ITERATIONS)
@@ -344,19 +343,30 @@ class StaTask:
             found["mean_iou_first"] += _ious(output.logits1_TSHW, batch.labels_TSHW)
         return {name: float(np.mean(values)) for name, values in found.items() if values}
 
-    def _validation_windows(self) -> Iterator[list[ObjectPicture]]:
-        """Yield frames of objects, evenly spaced."""
-        num_frames = self.config.num_frames
+    def _validation_samples(self) -> Iterator[StaSample]:
+        """Yield windows of objects, frames evenly spaced, nothing changed."""
+        num_frames, size = self.config.num_frames, (self.config.height, self.config.width)
         if not self.data and not self.validation:
-            for number in range(VALIDATED_OBJECTS):
-                seed, index = self.seed + VALIDATION_SEED, number * SAMPLES_PER_CLIP
-                yield _spread(generated_track(seed, index, num_frames, validating=True), num_frames)
+            yield from _generated_samples(self.seed + VALIDATION_SEED, num_frames, size)
             return
         for data in self.validation or self.data:
             opened = open_objects(data, MIN_AREA)
             tracks = find_tracks(data, num_frames) if self.validation else split_tracks(data, num_frames)[1]
             for track in _spread(tracks, VALIDATED_OBJECTS):
-                yield [opened.picture(found) for found in _spread(track.objects, num_frames)]
+                yield _exact_sample([opened.picture(found) for found in _spread(track.objects, num_frames)], size)
+
+
+@lru_cache(maxsize=1)
+def _generated_samples(seed: int, num_frames: int, size: tuple[int, int]) -> list[StaSample]:
+    """Return samples of generated clips: kept, because drawing them takes longer than labelling them."""
+    return [
+        _exact_sample(_spread(generated_track(seed, number, num_frames, validating=True), num_frames), size)
+        for number in range(0, VALIDATED_OBJECTS * SAMPLES_PER_CLIP, SAMPLES_PER_CLIP)
+    ]
+
+
+def _exact_sample(pictures: Sequence[ObjectPicture], size: tuple[int, int]) -> StaSample:
+    return crop_sample(pictures, size, StaAugmentation.nothing(INFERENCE_CONTEXT), np.random.default_rng(0))
 
 
 def _spread(items: Sequence[Any], count: int) -> list[Any]:
