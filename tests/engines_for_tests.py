@@ -40,7 +40,9 @@ class BoxFillEngine:
         return {"threshold": self.threshold}
 
     def needs(self) -> EngineNeeds:
-        return EngineNeeds(halo=1, seconds_per_frame=self.seconds_per_frame, seconds_per_label=0.0)
+        return EngineNeeds(
+            halo=1, seconds_per_frame=self.seconds_per_frame, seconds_per_label=0.0, separate_objects=True
+        )
 
     def label(self, clip: Clip, images: FrameReader, frames: range) -> Iterator[Label]:
         make_trouble(Path(clip.source.uri) / ".trouble")

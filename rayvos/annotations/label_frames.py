@@ -47,7 +47,7 @@ Overlap = Literal["score", "lowest-id"]
 LabelIds = NDArray[np.uint8] | NDArray[np.uint16]
 Sides = tuple[float, float, float, float]
 
-_COLUMNS = ["frame", "object_id", "present", "rle", "area", "box", "score", "provenance"]
+_COLUMNS = ["frame", "object_id", "present", "rle", "area", "box", "score", "provenance", "round"]
 _ROWS_AT_ONCE = 4096  # some MB of masks as Python objects, however long the clip
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif", ".jp2"}
 
@@ -67,6 +67,8 @@ class FrameLabel:
     """Predicted IoU in [0, 1]; None where absent or where the engine gives none."""
     human: bool = False
     """The mask is one that a person gave."""
+    round: int = 0
+    """In which it was made."""
 
 
 def frames_of(table: pa.Table) -> Iterator[tuple[int, list[FrameLabel]]]:
@@ -81,7 +83,11 @@ def frames_of(table: pa.Table) -> Iterator[tuple[int, list[FrameLabel]]]:
             box = row["box"] and (row["box"]["x0"], row["box"]["y0"], row["box"]["x1"], row["box"]["y1"])
             rle = row["rle"] if row["present"] else None
             score = row["score"] if row["present"] else None
-            labels.append(FrameLabel(row["object_id"], rle, row["area"] or 0, box, score, row["provenance"] == "human"))
+            labels.append(
+                FrameLabel(
+                    row["object_id"], rle, row["area"] or 0, box, score, row["provenance"] == "human", row["round"] or 0
+                )
+            )
     if labels:
         yield frame, labels
 

@@ -71,7 +71,7 @@ class LabelRow:
 
 
 def rows_to_table(clip: Clip, rows: Sequence[LabelRow], *, engine: str, weights: str) -> pa.Table:
-    """Return the rows of one clip as a label table; fingerprint and unit are empty until `stamp_labels`.
+    """Return the rows of one clip as a label table; fingerprints and unit are empty until `stamp_labels`.
 
     Args:
         clip: the clip the rows belong to.
@@ -97,6 +97,8 @@ def rows_to_table(clip: Clip, rows: Sequence[LabelRow], *, engine: str, weights:
         "weights": ["" if row.human else weights for row in rows],
         "fingerprint": [""] * len(rows),
         "unit_id": [""] * len(rows),
+        "round": [0] * len(rows),
+        "object_fingerprint": [""] * len(rows),
     }
     return pa.table(columns, schema=LABELS)
 
@@ -105,16 +107,37 @@ def _box_row(mask: EncodedMask) -> dict[str, float] | None:
     return None if mask.box is None else dict(zip(("x0", "y0", "x1", "y1"), mask.box, strict=True))
 
 
-def stamp_labels(table: pa.Table, *, fingerprint: str, unit_id: str) -> pa.Table:
-    """Return the rows with the fingerprint of their clip and the unit that holds them.
+def stamp_labels(
+    table: pa.Table,
+    *,
+    fingerprint: str,
+    unit_id: str,
+    round_: int | None = None,
+    object_fingerprints: Mapping[int, str] | None = None,
+) -> pa.Table:
+    """Return the rows with what a run knows of them.
+
+    Args:
+        table: the rows of one clip.
+        fingerprint: of the clip.
+        unit_id: of the unit that holds them.
+        round_: in which they were made; None leaves the column as it is.
+        object_fingerprints: by object id; None leaves the column as it is.
 
     Raises:
         ShapeError: the table is no label table.
     """
     if table.schema.names != LABELS.names:
         raise ShapeError(f"labels: expected the columns of tables.LABELS, found {', '.join(table.schema.names)}")
-    for name, value in (("fingerprint", fingerprint), ("unit_id", unit_id)):
-        position = table.schema.get_field_index(name)
-        stamp = pa.repeat(pa.scalar(value, pa.string()), table.num_rows)
-        table = table.set_column(position, LABELS.field(name), stamp)
+    stamps: dict[str, pa.Array] = {
+        name: pa.repeat(pa.scalar(value, pa.string()), table.num_rows)
+        for name, value in (("fingerprint", fingerprint), ("unit_id", unit_id))
+    }
+    if round_ is not None:
+        stamps["round"] = pa.repeat(pa.scalar(round_, pa.int32()), table.num_rows)
+    if object_fingerprints is not None:
+        object_ids = table.column("object_id").to_pylist()
+        stamps["object_fingerprint"] = pa.array([object_fingerprints.get(key, "") for key in object_ids], pa.string())
+    for name, stamp in stamps.items():
+        table = table.set_column(table.schema.get_field_index(name), LABELS.field(name), stamp)
     return table

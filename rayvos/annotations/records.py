@@ -8,7 +8,8 @@ is a statement about a frame and differs from saying nothing about it, and from 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 __all__ = ["Box", "Clip", "ClipSource", "MaskPrompt", "ObjectInfo", "Point", "PointLabel", "Trace"]
@@ -118,6 +119,17 @@ class Clip:
     def object_ids(self) -> tuple[int, ...]:
         """Return the ids of the clip's objects, ascending."""
         return tuple(sorted(known.object_id for known in self.objects))
+
+    def with_objects(self, object_ids: Collection[int]) -> Clip:
+        """Return the clip as if it had these objects alone."""
+        return replace(
+            self,
+            objects=tuple(known for known in self.objects if known.object_id in object_ids),
+            boxes=tuple(box for box in self.boxes if box.object_id in object_ids),
+            masks=tuple(mask for mask in self.masks if mask.object_id in object_ids),
+            points=tuple(point for point in self.points if point.object_id in object_ids),
+            traces=tuple(trace for trace in self.traces if trace.object_id in object_ids),
+        )
 
     def boxes_of(self, object_id: int) -> dict[int, Box]:
         """Return the object's boxes by frame, those that say 'absent' included."""

@@ -26,7 +26,7 @@ import pyarrow as pa
 
 from rayvos import storage
 from rayvos.annotations.arrow_files import open_parquet, read_parquet
-from rayvos.annotations.tables import DEAD_LETTERS, check_schema
+from rayvos.annotations.tables import DEAD_LETTERS, TableName, check_schema, with_added_columns
 from rayvos.annotations.unit_rows import SCHEMAS, ResultTable, pieces_by_clip, sort_rows, split_by_clip
 from rayvos.errors import FormatError, MissingPathError, UsageError
 
@@ -37,7 +37,6 @@ __all__ = [
     "Unit",
     "iter_labels",
     "iter_rows",
-    "label_rounds",
     "read_candidates",
     "read_dead_letters",
     "read_labels",
@@ -61,6 +60,10 @@ class Piece:
     frame_stop: int
     cost_s: float
     """Planned seconds of work."""
+    round: int = 0
+    """How often the clip was corrected before."""
+    earlier_units: tuple[str, ...] = ()
+    """Units that hold the clip's rows of the round before, of which some may be kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,10 +189,16 @@ class RunFolder:
                     f"{self.path}: no plan found; is it the output folder of `rayvos label` or `rayvos candidates`?"
                 )
             number = numbers[-1]
-        path = self.plan_file(number)
-        table = _read_parquet(path)
-        check_schema(table.schema, "plan", path)
-        return table
+        return _read_table(self.plan_file(number), "plan")
+
+    def read_unit(self, unit_id: str) -> pa.Table:
+        """Return the rows of a committed unit, in the schema of the run's table.
+
+        Raises:
+            MissingPathError: it is not there.
+            FormatError: the file is damaged.
+        """
+        return _read_table(self.unit_file(unit_id), self.table)
 
     def newest_manifest(self) -> str:
         """Return the path of the manifest snapshot that the newest plan was made on.
@@ -232,11 +241,13 @@ def _read_metadata(path: str) -> dict[bytes, bytes]:
         raise FormatError(f"{path}: damaged: {error}; remove it and run the job again to redo its unit") from error
 
 
-def _read_parquet(path: str) -> pa.Table:
+def _read_table(path: str, table: TableName) -> pa.Table:
     try:
-        return read_parquet(path)
+        found = read_parquet(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise FormatError(f"{path}: expected Parquet: {error}; if a run wrote it, remove it and run again") from error
+    check_schema(found.schema, table, path)
+    return with_added_columns(found, table)
 
 
 def iter_labels(
@@ -283,9 +294,7 @@ def _iter_files(
     paths: Sequence[str], table: ResultTable, clip_ids: Collection[str] | None
 ) -> Iterator[tuple[str, pa.Table]]:
     for path in paths:
-        found = _read_parquet(path)
-        check_schema(found.schema, table, path)
-        for clip_id, rows in split_by_clip(found).items():
+        for clip_id, rows in split_by_clip(_read_table(path, table)).items():
             if clip_ids is None or clip_id in clip_ids:
                 yield clip_id, sort_rows(rows, table)
 
@@ -297,10 +306,7 @@ def _iter_run(run: RunFolder, clip_ids: Collection[str] | None, complete_only: b
 
     def rows_of(unit_id: str, clip_id: str) -> pa.Table | None:
         if unit_id not in units:
-            path = run.unit_file(unit_id)
-            table = _read_parquet(path)
-            check_schema(table.schema, run.table, path)
-            units[unit_id] = split_by_clip(table)
+            units[unit_id] = split_by_clip(run.read_unit(unit_id))
             if len(units) > _OPEN_UNITS:
                 units.popitem(last=False)
         units.move_to_end(unit_id)
@@ -369,23 +375,6 @@ def read_dead_letters(path: str) -> pa.Table:
         if letter is not None:
             rows.append({"unit_id": row["unit_id"], **letter})
     return pa.Table.from_pylist(rows, schema=DEAD_LETTERS)
-
-
-def label_rounds(run: RunFolder) -> dict[tuple[str, str], int]:
-    """Return the round of every (clip_id, fingerprint) that a plan of the run ever named.
-
-    Round 0 are a clip's first labels; each later fingerprint of the clip (its prompts were corrected, by people or by
-    a new manifest) is one more. With `provenance`, `engine` and `weights` that says where a label comes from.
-    """
-    rounds: dict[tuple[str, str], int] = {}
-    counts: dict[str, int] = {}
-    for number in run.plan_numbers():
-        plan = run.read_plan(number)
-        for key in zip(*(plan.column(name).to_pylist() for name in ("clip_id", "fingerprint")), strict=True):
-            if key not in rounds:
-                rounds[key] = counts.get(key[0], 0)
-                counts[key[0]] = rounds[key] + 1
-    return rounds
 
 
 def footer_of(unit_id: str, dead_letters: Sequence[DeadLetter]) -> bytes:

@@ -13,7 +13,17 @@ import pyarrow as pa
 
 from rayvos.errors import SchemaError
 
-__all__ = ["CANDIDATES", "COMPRESSION", "DEAD_LETTERS", "LABELS", "MANIFEST", "PLAN", "TableName", "check_schema"]
+__all__ = [
+    "CANDIDATES",
+    "COMPRESSION",
+    "DEAD_LETTERS",
+    "LABELS",
+    "MANIFEST",
+    "PLAN",
+    "TableName",
+    "check_schema",
+    "with_added_columns",
+]
 
 TableName = Literal["manifest", "labels", "candidates", "dead_letters", "plan"]
 
@@ -90,6 +100,8 @@ LABELS = _schema(
         pa.field("weights", _TEXT),
         pa.field("fingerprint", _TEXT),
         pa.field("unit_id", _TEXT),
+        pa.field("round", _COUNT),
+        pa.field("object_fingerprint", _TEXT),
     ],
 )
 """One row per (clip, frame, object). `present=false`: absent, then rle, area, box and score are null.
@@ -97,6 +109,8 @@ LABELS = _schema(
 `rle`: COCO compressed counts of `height x width`. `box`: tight box of the mask, xyxy pixel edges. `score`: predicted
 IoU in [0, 1]; `quality`: its terms by name. `provenance`: `pseudo` (an engine's) or `human` (the prompt itself).
 `weights`: digest, empty for engines without any. `fingerprint`: digest of all that the clip's labels depend on.
+`round`: 0 for a clip's first labels, one more each time that corrections had the label made again.
+`object_fingerprint`: digest of all that the object's labels depend on; empty where they depend on the other objects.
 """
 
 PLAN = _schema(
@@ -109,9 +123,15 @@ PLAN = _schema(
         pa.field("frame_start", _COUNT, nullable=False),
         pa.field("frame_stop", _COUNT, nullable=False),
         pa.field("cost_s", _REAL),
+        pa.field("round", _COUNT),
+        pa.field("earlier_units", pa.list_(_TEXT)),
     ],
 )
-"""One row per piece (a clip's frame range); the rows of one `unit_id` are one unit, one output file."""
+"""One row per piece (a clip's frame range); the rows of one `unit_id` are one unit, one output file.
+
+`round`: how often the clip was corrected before. `earlier_units`: hold the clip's labels of the round before, of
+which those of unchanged objects are kept.
+"""
 
 DEAD_LETTERS = _schema(
     "dead_letters",
@@ -144,6 +164,20 @@ CANDIDATES = _schema(
 """One row per proposed point: integer pixel (x, y), `kind` background, foreground or ambiguous."""
 
 
+_SCHEMAS: dict[TableName, pa.Schema] = {
+    "manifest": MANIFEST,
+    "labels": LABELS,
+    "plan": PLAN,
+    "dead_letters": DEAD_LETTERS,
+    "candidates": CANDIDATES,
+}
+_ADDED: dict[TableName, tuple[str, ...]] = {
+    "labels": ("round", "object_fingerprint"),
+    "plan": ("round", "earlier_units"),
+}
+"""Columns that tables of an earlier rayvos lack."""
+
+
 def check_schema(found: pa.Schema, table: TableName, where: str) -> None:
     """Check that a file holds `table` in a version this rayvos reads.
 
@@ -164,23 +198,26 @@ def check_schema(found: pa.Schema, table: TableName, where: str) -> None:
         raise SchemaError(
             f"{where}: {table} version {version!r}, but this rayvos reads up to {_VERSIONS[table]}; update rayvos"
         )
-    expected = {
-        "manifest": MANIFEST,
-        "labels": LABELS,
-        "plan": PLAN,
-        "dead_letters": DEAD_LETTERS,
-        "candidates": CANDIDATES,
-    }[table]
-    missing = [field.name for field in expected if field.name not in found.names]
+    expected = _SCHEMAS[table]
+    missing = [name for name in expected.names if name not in found.names and name not in _ADDED.get(table, ())]
     if missing:
         raise SchemaError(
             f"{where}: {table} table without column {', '.join(missing)}; write it again with `rayvos import`"
         )
     for field in expected:
-        if found.field(field.name).type not in (field.type, _older_type(field)):
+        if field.name in found.names and found.field(field.name).type not in (field.type, _older_type(field)):
             raise SchemaError(
                 f"{where}: column {field.name!r}: expected {field.type}, found {found.field(field.name).type}"
             )
+
+
+def with_added_columns(found: pa.Table, table: TableName) -> pa.Table:
+    """Return a checked table with all columns of its schema: those that an earlier rayvos did not write are null."""
+    for name in _ADDED.get(table, ()):
+        if name not in found.schema.names:
+            field = _SCHEMAS[table].field(name)
+            found = found.append_column(field, pa.nulls(found.num_rows, field.type))
+    return found
 
 
 def _older_type(field: pa.Field) -> pa.DataType:

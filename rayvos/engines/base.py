@@ -63,6 +63,8 @@ class EngineNeeds:
     """Rough cost of a clip, whatever its length: adaptation."""
     seconds_per_masked_object: float = 0.0
     """Rough cost of an object of which a person gave masks, once per clip: fine-tuning."""
+    separate_objects: bool = False
+    """Labels of an object do not depend on what is said of the clip's others: a correction leaves theirs alone."""
     num_cpus: float = 1
     num_gpus: float = 0
     memory_bytes: int = 1 << 30

@@ -188,6 +188,7 @@ class Box2SegEngine:
             seconds_per_frame=0.004,
             seconds_per_label=0.01 if on_gpu else 0.13,
             seconds_per_masked_object=seconds_per_step * self._config.finetune_steps if tunes else 0.0,
+            separate_objects=True,
             num_cpus=4 if on_gpu else 1,
             # `auto` on a machine without a GPU may be planning for a cluster that has some.
             num_gpus=0 if self._device_name == "cpu" else 1,

@@ -134,8 +134,10 @@ class CutEngine:
         """Return the halo (the farthest partner, plus the neighbour whose votes count here) and the cost."""
         reach = max(self._offsets, default=0)
         if not self._motion:
-            return EngineNeeds(halo=0, seconds_per_frame=0.01, seconds_per_label=0.2)
-        return EngineNeeds(halo=reach + self._near, seconds_per_frame=0.06, seconds_per_label=0.17)
+            return EngineNeeds(halo=0, seconds_per_frame=0.01, seconds_per_label=0.2, separate_objects=True)
+        return EngineNeeds(
+            halo=reach + self._near, seconds_per_frame=0.06, seconds_per_label=0.17, separate_objects=True
+        )
 
     def label(self, clip: Clip, images: FrameReader, frames: range) -> Iterator[Label]:
         """Yield one label for every frame of `frames` and every object, ordered by (frame, object_id).

@@ -104,8 +104,10 @@ class CandidateMining:
         """Return nothing: the guide looks at key frames first, then the propagator at the frames around them."""
         return ()
 
-    def rows_of(self, clip: Clip, images: FrameReader, piece: Piece, unit_id: str, seconds: StageSeconds) -> pa.Table:
-        """Return the candidates of a piece."""
+    def rows_of(
+        self, clip: Clip, images: FrameReader, piece: Piece, unit_id: str, seconds: StageSeconds, earlier: pa.Table
+    ) -> pa.Table:
+        """Return the candidates of a piece, all of them made anew."""
         frames = range(piece.frame_start, piece.frame_stop)
         return mine_clip(self._engine, self._guide, clip, images, self._options, frames=frames, seconds=seconds)
 

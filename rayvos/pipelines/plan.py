@@ -7,19 +7,18 @@ Why so: the plan is stored before work starts and is found again by a rerun, so 
 do not depend on what was finished before, on the number of actors, or on who is asking. A changed manifest makes a
 new plan. It takes over every piece whose clip has the same fingerprint (the unit that holds it, if committed; its
 frame range, if not) and cuts only what is new. Planning from the committed files alone would cut the remainder
-anew at each start, and two drivers would write the same rows under two names.
+anew at each start, and two drivers would write the same rows under two names. A corrected clip names the units of
+its round before: labels of objects that the correction does not touch are taken from there.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import itertools
-import json
 import logging
 import math
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -33,10 +32,11 @@ from rayvos.annotations.run_folder import RESULTS_KEY, Piece, RunFolder, Unit, r
 from rayvos.annotations.tables import COMPRESSION, PLAN
 from rayvos.engines.base import EngineNeeds
 from rayvos.errors import IdError, InputError
+from rayvos.pipelines.fingerprints import clip_fingerprint, digest_of, job_fingerprint
 from rayvos.pipelines.sink import sweep_leftovers
 from rayvos.pipelines.work import Work
 
-__all__ = ["RunPlan", "clip_fingerprint", "describe", "job_fingerprint", "make_plan", "plan_run", "store_plan"]
+__all__ = ["RunPlan", "describe", "make_plan", "plan_run", "store_plan"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,36 +46,6 @@ UNITS_AT_LEAST = 32  # small jobs are cut finer, so that a laptop's or a small c
 PIECES_PER_UNIT = 1000  # bounds the receipt and the rows an actor holds where clips cost next to nothing
 FRAMES_PER_HALO = 8  # a cut costs the halo twice; at least this many frames per frame of halo keep that below a quarter
 REFERENCE_PIXELS = 480 * 854  # the size at which engines state their cost
-
-
-def job_fingerprint(configuration: Mapping[str, Any]) -> str:
-    """Return the digest of all that rows depend on besides the clip: engine, options, weights, prompts used."""
-    return _digest(json.dumps(configuration, sort_keys=True, default=str).encode())
-
-
-def clip_fingerprint(clip: Clip, job: str) -> str:
-    """Return the digest of all that a clip's rows depend on.
-
-    Categories and source ids are left out: correcting them changes no row. Where the import recorded the identity
-    of the frames (names, sizes, times), that stands for their place, so that a moved data set is not done again.
-    """
-    source = clip.source
-    place = source.identity or source.uri
-    facts = (
-        job,
-        clip.clip_id,
-        (source.kind, place, source.frame_names, source.video_frames),
-        (clip.height, clip.width, clip.num_frames, clip.object_ids()),
-        [(b.object_id, b.frame, b.x0, b.y0, b.x1, b.y1, b.visible) for b in clip.boxes],
-        [(m.object_id, m.frame, m.rle, m.machine_made) for m in clip.masks],
-        [(p.object_id, p.frame, p.x, p.y, p.label) for p in clip.points],
-        [(t.object_id, t.frame, t.x, t.y) for t in clip.traces],
-    )
-    return _digest(repr(facts).encode())
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -101,6 +71,7 @@ class RunPlan:
         """All units, in the order of their first piece."""
         grouped: dict[str, list[Piece]] = {}
         for row in self.table.to_pylist():
+            row["round"], row["earlier_units"] = row["round"] or 0, tuple(row["earlier_units"] or ())
             grouped.setdefault(row.pop("unit_id"), []).append(Piece(**row))
         return [Unit(unit_id, tuple(pieces)) for unit_id, pieces in grouped.items()]
 
@@ -148,9 +119,9 @@ def plan_run(
         IdError: two clips share an id.
         StorageError, FormatError: a file cannot be read or written.
     """
-    selection = "" if clip_ids is None and limit is None else _digest(repr((sorted(clip_ids or ()), limit)).encode())
+    selection = "" if clip_ids is None and limit is None else digest_of(repr((sorted(clip_ids or ()), limit)).encode())
     data = storage.read_bytes(manifest)
-    digest = _digest(data)
+    digest = digest_of(data)
     job = job_fingerprint(work.configuration())
     sweep_leftovers(run)
     stored = _find_stored(run, digest, job, selection)
@@ -224,7 +195,7 @@ def make_plan(
     job = job_fingerprint(work.configuration())
     needs = work.needs()
     committed = run.committed()
-    known = _known_pieces(run)
+    past = _read_past(run)
     dead = _dead_pieces(run) if retry_failed else set()
     rows: list[_Row] = []
     unsplit: list[tuple[int, float]] = []  # (position in rows, cost) of new clips, cut once the total is known
@@ -232,7 +203,9 @@ def make_plan(
         used = work.prepare(clip)
         fingerprint = clip_fingerprint(used, job)
         cost_s = _cost_s(used, needs)
-        old = known.get((clip.clip_id, fingerprint))
+        round_ = past.rounds.get((clip.clip_id, fingerprint), past.num_rounds.get(clip.clip_id, 0))
+        earlier = past.units.get(clip.clip_id, []) if needs.separate_objects else []
+        old = past.pieces.get((clip.clip_id, fingerprint))
         if old is None:
             unsplit.append((len(rows), cost_s))
             old = [(0, max(1, clip.num_frames), "")]
@@ -240,7 +213,9 @@ def make_plan(
             share = cost_s * (stop - start) / max(1, clip.num_frames)
             failed = (unit_id, clip.clip_id, start) in dead
             keep = unit_id if unit_id in committed and not failed else ""
-            rows.append(_Row(keep, clip.clip_id, manifest_row, fingerprint, start, stop, share, unit_id))
+            rows.append(_Row(keep, clip.clip_id, manifest_row, fingerprint, start, stop, share, round_, [], unit_id))
+            if not keep:
+                rows[-1].earlier_units = [unit for unit in earlier if unit in committed and unit != unit_id]
     if not rows:
         raise InputError(f"{manifest}: no clip to work on; check --clips-file and --limit, or import clips first")
     total_s = sum(row.cost_s for row in rows if not row.unit_id)
@@ -263,6 +238,8 @@ class _Row:
     frame_start: int
     frame_stop: int
     cost_s: float
+    round: int
+    earlier_units: list[str]
     before: str = ""
     """The unit that held the piece in an older plan: a piece that is taken up again must not land on its old file."""
 
@@ -290,16 +267,36 @@ def _cost_s(clip: Clip, needs: EngineNeeds) -> float:
     return labelling + needs.seconds_per_clip + len(masked) * needs.seconds_per_masked_object
 
 
-def _known_pieces(run: RunFolder) -> dict[tuple[str, str], list[tuple[int, int, str]]]:
-    """Return {(clip_id, fingerprint): [(start, stop, unit_id)]} of all plans; a newer plan wins."""
-    known: dict[tuple[str, str], list[tuple[int, int, str]]] = {}
+@dataclass(frozen=True, slots=True)
+class _Past:
+    """What the plans of a run say; a newer plan wins."""
+
+    pieces: dict[tuple[str, str], list[tuple[int, int, str]]] = field(default_factory=dict)
+    """(clip_id, fingerprint) → [(start, stop, unit_id)]."""
+    rounds: dict[tuple[str, str], int] = field(default_factory=dict)
+    """(clip_id, fingerprint) → round: 0 for a clip's first fingerprint, one more for each later one."""
+    num_rounds: dict[str, int] = field(default_factory=dict)
+    """clip_id → its rounds so far."""
+    units: dict[str, list[str]] = field(default_factory=dict)
+    """clip_id → units of its latest round."""
+
+
+def _read_past(run: RunFolder) -> _Past:
+    past = _Past()
     for number in run.plan_numbers():
         found: dict[tuple[str, str], list[tuple[int, int, str]]] = {}
-        for row in run.read_plan(number).to_pylist():
+        for row in (
+            run.read_plan(number).select(["clip_id", "fingerprint", "frame_start", "frame_stop", "unit_id"]).to_pylist()
+        ):
             piece = (row["frame_start"], row["frame_stop"], row["unit_id"])
             found.setdefault((row["clip_id"], row["fingerprint"]), []).append(piece)
-        known.update(found)
-    return known
+        past.pieces.update(found)
+        for key, pieces in found.items():
+            past.units[key[0]] = list(dict.fromkeys(unit_id for _, _, unit_id in pieces))
+            if key not in past.rounds:
+                past.rounds[key] = past.num_rounds.get(key[0], 0)
+                past.num_rounds[key[0]] = past.rounds[key] + 1
+    return past
 
 
 def _dead_pieces(run: RunFolder) -> set[tuple[str, str, int]]:
@@ -325,7 +322,7 @@ def _cut(rows: list[_Row], unsplit: dict[int, float], target_s: float, halo: int
         edges = [row.frame_start + num_frames * part // parts for part in range(parts + 1)]
         for start, stop in itertools.pairwise(edges):
             share = row.cost_s * (stop - start) / num_frames
-            cut.append(_Row("", row.clip_id, row.manifest_row, row.fingerprint, start, stop, share))
+            cut.append(replace(row, frame_start=start, frame_stop=stop, cost_s=share))
     return cut
 
 
@@ -344,7 +341,7 @@ def _group(rows: list[_Row], target_s: float) -> None:
 
 def _name(group: list[_Row]) -> None:
     facts = [(row.fingerprint, row.frame_start, row.frame_stop, row.before) for row in group]
-    unit_id = _digest(repr(facts).encode())
+    unit_id = digest_of(repr(facts).encode())
     for row in group:
         row.unit_id = unit_id
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, astuple, dataclass, field, fields, replace
 from typing import Any
 
 from rayvos.annotations.run_folder import Piece, Unit
@@ -65,14 +65,10 @@ class Receipt:
 
 def unit_to_row(unit: Unit) -> dict[str, str]:
     """Return the row that carries a unit to its actor."""
-    pieces = [
-        (piece.clip_id, piece.manifest_row, piece.fingerprint, piece.frame_start, piece.frame_stop, piece.cost_s)
-        for piece in unit.pieces
-    ]
-    return {"unit": json.dumps([unit.unit_id, pieces])}
+    return {"unit": json.dumps([unit.unit_id, [astuple(piece) for piece in unit.pieces]])}
 
 
 def row_to_unit(text: str) -> Unit:
     """Return the unit of a row that `unit_to_row` made."""
     unit_id, pieces = json.loads(text)
-    return Unit(unit_id, tuple(Piece(*piece) for piece in pieces))
+    return Unit(unit_id, tuple(replace(Piece(*piece), earlier_units=tuple(piece[-1])) for piece in pieces))

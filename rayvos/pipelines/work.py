@@ -42,8 +42,18 @@ class Work(Protocol):
         """Return the frames that will be read first, in order, so that they can be decoded ahead; none: unknown."""
         ...
 
-    def rows_of(self, clip: Clip, images: FrameReader, piece: Piece, unit_id: str, seconds: StageSeconds) -> pa.Table:
+    def rows_of(
+        self, clip: Clip, images: FrameReader, piece: Piece, unit_id: str, seconds: StageSeconds, earlier: pa.Table
+    ) -> pa.Table:
         """Return the rows of a piece, in the schema of the table.
+
+        Args:
+            clip: as the manifest has it.
+            images: its open reader.
+            piece: which frames.
+            unit_id: of the unit that will hold the rows.
+            seconds: adds up where the time goes.
+            earlier: the clip's rows of the round before; those that no correction touches may be kept. Empty: none.
 
         Raises:
             InputError: the clip cannot be used.

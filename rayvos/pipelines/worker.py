@@ -24,8 +24,17 @@ from rayvos.annotations.arrow_files import read_parquet
 from rayvos.annotations.manifest import ManifestFile, check_clip
 from rayvos.annotations.records import Clip
 from rayvos.annotations.run_folder import DeadLetter, Piece, RunFolder, Unit
+from rayvos.annotations.unit_rows import sort_rows, split_by_clip
 from rayvos.engines.timing import StageSeconds
-from rayvos.errors import FormatError, OutOfMemoryError, RayvosError, RunError, TimeoutExceededError, WorkerCrashedError
+from rayvos.errors import (
+    FormatError,
+    MissingPathError,
+    OutOfMemoryError,
+    RayvosError,
+    RunError,
+    TimeoutExceededError,
+    WorkerCrashedError,
+)
 from rayvos.pipelines.attempts import TIMEOUT_WORDS, AttemptMarks, History, WorkerNote, starting
 from rayvos.pipelines.guards import (
     die,
@@ -254,7 +263,19 @@ class UnitWorker:
         waiting = time.perf_counter()
         images = opening.result()
         seconds.decode_wait += time.perf_counter() - waiting
-        return self.work.rows_of(clip, images, piece, unit_id, seconds)
+        return self.work.rows_of(clip, images, piece, unit_id, seconds, self._earlier_rows(piece))
+
+    def _earlier_rows(self, piece: Piece) -> pa.Table:
+        """Return the clip's rows of the round before, sorted; none where a file is gone: they are made anew."""
+        tables = [self.run.schema.empty_table()]
+        for unit_id in piece.earlier_units:
+            try:
+                found = split_by_clip(self.run.read_unit(unit_id)).get(piece.clip_id)
+            except (MissingPathError, FormatError) as error:
+                logger.warning("unit=%s cannot give labels of the round before: %s", unit_id, error)
+                continue
+            tables += [found] if found is not None else []
+        return sort_rows(pa.concat_tables(tables), self.run.table)
 
 
 def _receipt(

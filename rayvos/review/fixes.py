@@ -27,7 +27,7 @@ from rayvos.annotations.review_folder import (
     mask_digest,
     write_review_set,
 )
-from rayvos.annotations.run_folder import RunFolder, iter_labels, label_rounds
+from rayvos.annotations.run_folder import RunFolder, iter_labels
 from rayvos.engines.keyframes import middle_frame
 from rayvos.errors import InputError, UsageError
 from rayvos.masks.rle import mask_to_rle, rle_to_mask
@@ -125,7 +125,7 @@ def _middle_labels(run: str, worst: Sequence[WorstLabel]) -> list[WorstLabel]:
             for label in labels:
                 if label.rle is not None and not label.human and (clip_id, label.object_id) in wanted:
                     score = label.score or 0.0
-                    shown = WorstLabel(clip_id, label.object_id, frame, score, label.rle)
+                    shown = WorstLabel(clip_id, label.object_id, frame, score, label.rle, label.round)
                     masks.setdefault(label.object_id, {})[frame] = shown
         for object_id, by_frame in masks.items():
             found[clip_id, object_id] = by_frame[middle_frame(by_frame)]
@@ -154,22 +154,20 @@ def _claim(out: str, *, overwrite: bool) -> None:
 
 def _write_items(run: RunFolder, out: str, labels: Sequence[WorstLabel]) -> list[ReviewItem]:
     """Write the pictures of all labels and return the items, in the order of the labels."""
-    plan = run.read_plan().select(["clip_id", "manifest_row", "fingerprint"]).to_pylist()
+    plan = run.read_plan().select(["clip_id", "manifest_row"]).to_pylist()
     wanted = {label.clip_id for label in labels}
     rows = {row["clip_id"]: row for row in plan if row["clip_id"] in wanted}
-    rounds = label_rounds(run)
     manifest = ManifestFile(run.newest_manifest())
     clips = {clip.clip_id: clip for _, clip in manifest.read_rows(sorted(row["manifest_row"] for row in rows.values()))}
     items: dict[WorstLabel, ReviewItem] = {}
     names = {label: _name(number, label) for number, label in enumerate(labels)}
     for clip_id, clip in clips.items():
         of_clip = {label: names[label] for label in labels if label.clip_id == clip_id}
-        round_ = rounds[clip_id, rows[clip_id]["fingerprint"]]
         for label, image, mask in _pictures(clip, of_clip):
             _write_pictures(clip, label, image, mask, out, names[label])
             items[label] = ReviewItem(
                 name=names[label], clip_id=clip_id, frame=label.frame, object_id=label.object_id,
-                score=round(label.score, 6), round=round_, height=clip.height, width=clip.width,
+                score=round(label.score, 6), round=label.round, height=clip.height, width=clip.width,
                 mask_digest=mask_digest(mask_to_rle(mask)),
             )  # fmt: skip
     return [items[label] for label in labels]

@@ -50,6 +50,8 @@ class WorstLabel:
     frame: int
     score: float
     rle: bytes
+    round: int = 0
+    """In which it was made."""
 
 
 @dataclass(slots=True)
@@ -153,9 +155,10 @@ def _worst_of_each_object(clip_id: str, masks: pa.Table, scores: NDArray[np.floa
     """Yield one label per object, so that one long bad track does not fill the page."""
     seen: set[int] = set()
     object_ids = masks.column("object_id").to_numpy()
-    frames, rles = masks.column("frame"), masks.column("rle")
+    frames, rles, rounds = masks.column("frame"), masks.column("rle"), masks.column("round")
     for row in np.argsort(scores, kind="stable").tolist():
         object_id = int(object_ids[row])
         if object_id not in seen:
             seen.add(object_id)
-            yield WorstLabel(clip_id, object_id, frames[row].as_py(), float(scores[row]), rles[row].as_py())
+            round_ = rounds[row].as_py() or 0
+            yield WorstLabel(clip_id, object_id, frames[row].as_py(), float(scores[row]), rles[row].as_py(), round_)

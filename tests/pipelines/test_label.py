@@ -39,7 +39,7 @@ def test_a_job_gives_the_labels_of_a_direct_call(tmp_path: Path, seconds_per_fra
     engine = job.engine.load()
     found = read_labels(job.out)
     bare = pa.concat_tables([label_clip(engine, clip) for clip in clips])
-    assert stamp_labels(found, fingerprint="", unit_id="").equals(bare)
+    assert stamp_labels(found, fingerprint="", unit_id="", object_fingerprints={}).equals(bare)
     assert found.num_rows == len(clips) * NUM_FRAMES * 2
     assert summary.throughput["labels"] == found.num_rows
     assert summary.dead_letters == {}
@@ -87,7 +87,7 @@ def test_added_and_corrected_clips_are_all_that_is_redone(tmp_path: Path) -> Non
     assert summary.throughput["pieces"] == 2
     engine = job.engine.load()
     expected = pa.concat_tables([label_clip(engine, clip) for clip in changed])
-    assert stamp_labels(read_labels(job.out), fingerprint="", unit_id="").equals(expected)
+    assert stamp_labels(read_labels(job.out), fingerprint="", unit_id="", object_fingerprints={}).equals(expected)
 
 
 def test_another_configuration_is_refused_with_the_difference(tmp_path: Path) -> None:

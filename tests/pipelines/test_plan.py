@@ -16,8 +16,9 @@ from rayvos.annotations.run_folder import DeadLetter, RunFolder, Unit, iter_labe
 from rayvos.annotations.tables import LABELS
 from rayvos.engines.base import EngineNeeds, FrameReader, Label
 from rayvos.errors import IdError, InputError
+from rayvos.pipelines.fingerprints import clip_fingerprint, job_fingerprint
 from rayvos.pipelines.label import Labelling
-from rayvos.pipelines.plan import clip_fingerprint, job_fingerprint, plan_run
+from rayvos.pipelines.plan import plan_run
 from rayvos.pipelines.sink import commit_unit
 
 
