@@ -37,10 +37,12 @@ __all__ = [
     "FinetuneMasks",
     "TuningSample",
     "check_finetuning",
+    "check_share",
     "finetune_network",
     "gamma_curve",
     "masked_objects",
     "object_generator",
+    "part_of_the_way",
     "tune_objects",
     "tuning_masks",
     "used_options",
@@ -111,8 +113,17 @@ def check_finetuning(masks: FinetuneMasks, steps: int, learning_rate: float, sha
     choose("finetune", masks, get_args(FinetuneMasks))
     if steps < 1 or not learning_rate > 0:
         raise UsageError(f"finetune_steps {steps}, finetune_rate {learning_rate}: expected numbers above 0")
+    check_share("finetune_share", share)
+
+
+def check_share(name: str, share: float) -> None:
+    """Check how far an engine shall go from old to new weights.
+
+    Raises:
+        UsageError: it is not a share.
+    """
     if not 0 < share <= 1:
-        raise UsageError(f"finetune_share {share}: expected a number above 0 and up to 1")
+        raise UsageError(f"{name} {share}: expected a number above 0 and up to 1")
 
 
 def used_options(options: dict[str, Any]) -> dict[str, Any]:
@@ -173,11 +184,20 @@ def finetune_network(
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate * min(1.0, 2 * (steps - step) / steps)
             optimiser.step()
-    tuned.requires_grad_(False)
+    return part_of_the_way(network, tuned, share)
+
+
+def part_of_the_way(old: nn.Module, new: nn.Module, share: float) -> nn.Module:
+    """Return the new network, changed in place to lie so far from the old one to where it is; learnt no further.
+
+    Halfway, a small network that a few frames of one clip have sharpened keeps most of what that gains, and half of
+    what it spoils elsewhere. Source: WiSE-FT (Wortsman et al., 2022).
+    """
+    new.requires_grad_(False)
     if share < 1:
-        for new, old in zip(tuned.parameters(), network.parameters(), strict=True):
-            new.copy_(old.lerp(new, share))
-    return tuned
+        for to, start in zip(new.parameters(), old.parameters(), strict=True):
+            to.copy_(start.lerp(to, share))
+    return new
 
 
 def _hardest_entropy(logits_HW: Tensor, truth_HW: Tensor) -> Tensor:

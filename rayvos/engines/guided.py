@@ -27,7 +27,14 @@ from rayvos.engines.base import EngineNeeds, FrameReader, Label
 from rayvos.engines.clip_prompts import ClipPrompts
 from rayvos.engines.crop_cuts import Crop, ellipse
 from rayvos.engines.devices import find_device, single_threads
-from rayvos.engines.finetune import FinetuneMasks, check_finetuning, masked_objects, tuning_masks, used_options
+from rayvos.engines.finetune import (
+    FinetuneMasks,
+    check_finetuning,
+    check_share,
+    masked_objects,
+    tuning_masks,
+    used_options,
+)
 from rayvos.engines.frame_flows import FrameFlows, move_probability, read_frame_flows
 from rayvos.engines.guidance import OFFSETS, Guidance, Prompt, guidance_planes
 from rayvos.engines.guided_network import DEFAULT_WEIGHTS, Found, GuidedSegmenter, load_segmenter
@@ -72,6 +79,8 @@ class GuidedConfig:
     """Steps of the adaptation."""
     adapt_rate: float = 1e-4
     """Learning rate of the adaptation."""
+    adapt_share: float = 0.5
+    """How far from the old weights to the adapted ones: what boxes say is true of most clips, and wrong of some."""
     seed: int = 0
     """Of the sharpening's and the adaptation's random numbers."""
 
@@ -79,6 +88,7 @@ class GuidedConfig:
         check_finetuning(self.finetune, self.finetune_steps, self.finetune_rate, self.finetune_share)
         if self.adapt_steps < 1 or not self.adapt_rate > 0:
             raise UsageError(f"adapt_steps {self.adapt_steps}, adapt_rate {self.adapt_rate}: expected numbers above 0")
+        check_share("adapt_share", self.adapt_share)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -189,7 +199,7 @@ class GuidedEngine:
         config = self._config
         return adapt_segmenter(
             self._segmenter, clip, images,
-            steps=config.adapt_steps, learning_rate=config.adapt_rate, seed=config.seed,
+            steps=config.adapt_steps, learning_rate=config.adapt_rate, share=config.adapt_share, seed=config.seed,
         ).segmenter  # fmt: skip
 
     def _sharpened(self, clip: Clip, images: FrameReader, base: GuidedSegmenter) -> Mapping[int, GuidedSegmenter]:

@@ -137,10 +137,11 @@ def test_crops_know_where_their_pixels_go():
     assert crop.same_color.shape == (4, 64, 64)
 
 
-def adapted(steps=2, seed=0, **options):
+def adapted(steps=2, seed=0, share=0.5, **options):
     clip, images = clip_and_images()
     base = GuidedSegmenter(network(), digest="d")
-    return base, adapt_segmenter(base, clip, images, steps=steps, learning_rate=1e-3, seed=seed, **options)
+    found = adapt_segmenter(base, clip, images, steps=steps, learning_rate=1e-3, share=share, seed=seed, **options)
+    return base, found
 
 
 def test_adapting_is_the_same_every_time_and_leaves_the_base_alone():
@@ -151,6 +152,22 @@ def test_adapting_is_the_same_every_time_and_leaves_the_base_alone():
     assert (first.score_before, first.score_after) == (second.score_before, second.score_after)
     assert all((a == b).all() for a, b in zip(base.network.state_dict().values(), before, strict=True))
     assert first.score_before != first.score_after
+
+
+def test_a_share_stops_on_the_way(monkeypatch):
+    scores = iter([*[0.1] * 3, *[0.2] * 3, *[0.1] * 3, *[0.2] * 3])
+    monkeypatch.setattr(adapt, "box_score", lambda *_: next(scores))
+
+    (base, half), (_, whole) = adapted(), adapted(share=1.0)
+
+    ways = [
+        (to - start, through - start)
+        for start, through, to in zip(
+            *(found.network.parameters() for found in (base, half.segmenter, whole.segmenter)), strict=True
+        )
+    ]
+    assert any(way.abs().max() > 1e-4 for way, _ in ways)
+    assert all(torch.allclose(part, way / 2, atol=1e-6) for way, part in ways)
 
 
 def test_the_better_score_wins(monkeypatch):
@@ -169,7 +186,7 @@ def test_a_clip_with_hardly_a_box_is_left_alone():
     base = GuidedSegmenter(network())
     clip = make_clip(NUM_FRAMES, boxes=tight_boxes(3))
 
-    found = adapt_segmenter(base, clip, Images(pictures(NUM_FRAMES)), steps=2, learning_rate=1e-3, seed=0)
+    found = adapt_segmenter(base, clip, Images(pictures(NUM_FRAMES)), steps=2, learning_rate=1e-3, share=0.5, seed=0)
 
     assert found.segmenter is base
 
