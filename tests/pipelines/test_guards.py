@@ -10,6 +10,7 @@ import pytest
 from rayvos.errors import DecodeError, OutOfMemoryError
 from rayvos.pipelines.guards import ends_the_process, error_code, limited_memory, timeout_of
 from rayvos.video.image_folder import decode_image
+from rayvos.video.limits import DecodeLimits
 
 
 def raised(error: BaseException, cause: BaseException | None = None) -> BaseException:
@@ -65,7 +66,8 @@ def test_the_time_limit_is_generous_unless_stated() -> None:
 
 
 def test_a_picture_beyond_the_memory_is_not_called_damaged() -> None:
-    data = cv2.imencode(".png", np.zeros((9500, 9500), np.uint8))[1].tobytes()  # 270 MB of RGB
+    # 507 MB of RGB: more than the headroom and what this process may hold free from tests before.
+    data = cv2.imencode(".png", np.zeros((13_000, 13_000), np.uint8))[1].tobytes()
 
     with pytest.raises(OutOfMemoryError), limited_memory(1):
-        decode_image(data, "clip 'large' frame 0")
+        decode_image(data, "clip 'large' frame 0", limits=DecodeLimits(max_pixels=170_000_000))
