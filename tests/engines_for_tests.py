@@ -25,6 +25,25 @@ ENGINE = "tests.engines_for_tests:BoxFillEngine"
 PROPAGATOR = "tests.engines_for_tests:ShiftEngine"
 
 
+class PlannedEngine:
+    """Only planned with: states costs, labels nothing."""
+
+    name = "planned"
+    weights = ""
+
+    def __init__(self, halo: int | None = 1, seconds_per_label: float = 0.5, **options: Any) -> None:
+        self._halo, self._seconds, self._options = halo, seconds_per_label, options
+
+    def options(self) -> Mapping[str, Any]:
+        return self._options
+
+    def needs(self) -> EngineNeeds:
+        return EngineNeeds(halo=self._halo, seconds_per_frame=0.0, seconds_per_label=self._seconds)
+
+    def label(self, clip: Clip, images: FrameReader, frames: range) -> Iterator[Label]:
+        raise AssertionError("planning labels nothing")
+
+
 class BoxFillEngine:
     """The object is what is brighter than `threshold` inside its box; looks one frame to each side."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,16 @@ def worker_environment() -> dict[str, str]:
     found["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), *found.get("PYTHONPATH", "").split(os.pathsep)]).strip(":")
     found.pop("RAY_ADDRESS", None)
     return found
+
+
+def run_beside(module: str, job: LabelJob, timeout_s: float) -> str:
+    """Run a job by a module of the tests in a process of its own, with a cluster of its own; return what it printed."""
+    ended = subprocess.run(
+        [sys.executable, "-m", module, job.manifest, job.out],
+        cwd=REPOSITORY, env=worker_environment(), capture_output=True, text=True, timeout=timeout_s, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,8 @@ from rayvos import storage
 from rayvos.annotations.run_folder import RunFolder
 from rayvos.cli.main import main
 from rayvos.pipelines.run_record import RunRecord
-from tests.review.runs import EllipseEngine, make_clip, make_run, moved
+from tests.engines_for_tests import PlannedEngine
+from tests.review.runs import make_clip, make_run, moved
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def place(tmp_path: Path) -> Path:
 def run_of(place: Path, *, num_committed: int | None = None, failed: tuple[str, ...] = ()) -> str:
     """Return a run on three clips of six frames, a unit each."""
     clips = [make_clip(place / "frames", name) for name in "abc"]
-    engine = EllipseEngine(halo=None, seconds_per_label=60.0)
+    engine = PlannedEngine(halo=None, seconds_per_label=60.0)
     return make_run(
         place / "my run", clips, failed=failed, chosen=lambda units: units[:num_committed], engine=engine
     )  # fmt: skip

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from rayvos.annotations.run_folder import RunFolder
 from tests.faults.test_failing_storage import label_here
-from tests.ray_cluster import REPOSITORY, files_of, job_on, make_clips, worker_environment
+from tests.ray_cluster import files_of, job_on, make_clips, run_beside
 
 pytestmark = [
     pytest.mark.ray,
@@ -24,11 +22,7 @@ def test_a_lost_machine_loses_no_label_and_adds_none(tmp_path: Path) -> None:
     job = job_on(clips, tmp_path / "out")
     label_here(job_on(clips, tmp_path / "quiet"))
 
-    ended = subprocess.run(
-        [sys.executable, "-m", "tests.faults.lose_a_machine", job.manifest, job.out],
-        cwd=REPOSITORY, env=worker_environment(), capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
+    run_beside("tests.faults.lose_a_machine", job, 240)
 
-    assert ended.returncode == 0, ended.stderr
     assert files_of(tmp_path / "out") == files_of(tmp_path / "quiet")
     assert RunFolder(job.out).read_run_json()["ray"]["nodes"] == 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -14,31 +13,12 @@ from rayvos.annotations.prompts import Prompts
 from rayvos.annotations.records import Box, Clip, ClipSource, MaskPrompt, ObjectInfo
 from rayvos.annotations.run_folder import DeadLetter, RunFolder, Unit, iter_labels, read_dead_letters, read_labels
 from rayvos.annotations.tables import LABELS
-from rayvos.engines.base import EngineNeeds, FrameReader, Label
 from rayvos.errors import IdError, InputError
 from rayvos.pipelines.fingerprints import clip_fingerprint, job_fingerprint
 from rayvos.pipelines.label import Labelling
 from rayvos.pipelines.plan import plan_run
 from rayvos.pipelines.sink import commit_unit
-
-
-class PlannedEngine:
-    """Only planned with: states costs, labels nothing."""
-
-    name = "planned"
-    weights = ""
-
-    def __init__(self, halo: int | None = 1, seconds_per_label: float = 0.5, **options: Any) -> None:
-        self._halo, self._seconds, self._options = halo, seconds_per_label, options
-
-    def options(self) -> Mapping[str, Any]:
-        return self._options
-
-    def needs(self) -> EngineNeeds:
-        return EngineNeeds(halo=self._halo, seconds_per_frame=0.0, seconds_per_label=self._seconds)
-
-    def label(self, clip: Clip, images: FrameReader, frames: range) -> Iterator[Label]:
-        raise AssertionError("planning labels nothing")
+from tests.engines_for_tests import PlannedEngine
 
 
 def planned(prompts: Prompts = "all", **options: Any) -> Labelling:

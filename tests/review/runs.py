@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -18,32 +17,13 @@ from rayvos.annotations.manifest import ManifestFile, write_manifest
 from rayvos.annotations.records import Box, Clip, ObjectInfo
 from rayvos.annotations.run_folder import DeadLetter, RunFolder, Unit
 from rayvos.annotations.tables import LABELS
-from rayvos.engines.base import EngineNeeds, FrameReader, Label
 from rayvos.pipelines.label import Labelling
 from rayvos.pipelines.plan import plan_run
 from rayvos.pipelines.sink import commit_unit
 from tests.conftest import moving_square, write_image_folder
+from tests.engines_for_tests import PlannedEngine
 
 HEIGHT, WIDTH = 48, 66
-
-
-class EllipseEngine:
-    """Named in plans; the labels themselves come from `ellipse_rows`."""
-
-    name = "ellipse"
-    weights = ""
-
-    def __init__(self, halo: int | None = 1, seconds_per_label: float = 0.5, **options: Any) -> None:
-        self._halo, self._seconds, self._options = halo, seconds_per_label, options
-
-    def options(self) -> Mapping[str, Any]:
-        return self._options
-
-    def needs(self) -> EngineNeeds:
-        return EngineNeeds(halo=self._halo, seconds_per_frame=0.0, seconds_per_label=self._seconds)
-
-    def label(self, clip: Clip, images: FrameReader, frames: range) -> Iterator[Label]:
-        raise AssertionError("rows come from `ellipse_rows`")
 
 
 def make_clip(folder: Path, clip_id: str, num_frames: int = 6, num_objects: int = 2) -> Clip:
@@ -107,14 +87,14 @@ def make_run(
     *,
     failed: Sequence[str] = (),
     chosen: Callable[[list[Unit]], list[Unit]] = lambda units: units,
-    engine: EllipseEngine | None = None,
+    engine: PlannedEngine | None = None,
 ) -> str:
     """Plan and commit a run on these clips (again, where the folder holds one) and return its path."""
     path = str(folder)
     manifest = storage.join(path, "manifest-in.parquet")
     write_manifest(clips, manifest)
     run = RunFolder(path)
-    plan = plan_run(run, manifest, Labelling(engine or EllipseEngine()))
+    plan = plan_run(run, manifest, Labelling(engine or PlannedEngine()))
     by_id = {clip.clip_id: clip for clip in ManifestFile(manifest)}
     for unit in chosen(plan.todo):
         commit(run, unit, by_id, failed)

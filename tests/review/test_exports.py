@@ -21,9 +21,10 @@ from rayvos.masks.rle import mask_to_rle
 from rayvos.review.export_options import LABEL_FORMATS, ExportOptions
 from rayvos.review.exports import export_run
 from rayvos.review.quality_report import write_report
-from tests.review.runs import EllipseEngine, ellipse, files_under, make_clip, make_run, moved, read_video_size
+from tests.engines_for_tests import PlannedEngine
+from tests.review.runs import ellipse, files_under, make_clip, make_run, moved, read_video_size
 
-COSTLY = EllipseEngine(halo=0, seconds_per_label=200)  # units of one frame
+COSTLY = PlannedEngine(halo=0, seconds_per_label=200)  # units of one frame
 
 
 def all_but_starts(units: list[Unit]) -> list[Unit]:
@@ -262,12 +263,13 @@ def make_hostile_run(folder: Path, rows: list[dict]) -> str:
     from rayvos.annotations.run_folder import RunFolder
     from rayvos.pipelines.label import Labelling
     from rayvos.pipelines.plan import plan_run
-    from tests.review.runs import EllipseEngine, commit
+    from tests.engines_for_tests import PlannedEngine
+    from tests.review.runs import commit
 
     manifest = folder.parent / "manifest.parquet"
     pq.write_table(pa.Table.from_pylist(rows, schema=MANIFEST), manifest)
     run = RunFolder(str(folder))
-    plan = plan_run(run, str(manifest), Labelling(EllipseEngine()))
+    plan = plan_run(run, str(manifest), Labelling(PlannedEngine()))
     by_id = {clip.clip_id: clip for clip in ManifestFile(str(manifest))}
     for unit in plan.todo:
         commit(run, unit, by_id)

@@ -17,7 +17,8 @@ from rayvos.errors import InputError, MissingPathError
 from rayvos.masks.rle import mask_to_rle
 from rayvos.review.quality_report import write_report
 from rayvos.review.thumbnails import view_around
-from tests.review.runs import EllipseEngine, ellipse, make_clip, make_run, moved
+from tests.engines_for_tests import PlannedEngine
+from tests.review.runs import ellipse, make_clip, make_run, moved
 
 VOID = {"meta", "br", "img", "link", "input", "hr", "use", "path"}
 
@@ -135,7 +136,7 @@ def test_a_run_that_has_only_begun_has_a_report(tmp_path):
 
 def test_a_run_in_progress_shows_how_far_it_is(tmp_path):
     clips = [make_clip(tmp_path / "frames", name) for name in ("a", "b")]
-    costly = EllipseEngine(halo=0, seconds_per_label=200)
+    costly = PlannedEngine(halo=0, seconds_per_label=200)
     run = make_run(tmp_path / "run", clips, chosen=lambda units: units[:5], engine=costly)
 
     summary = write_report(run, str(tmp_path / "r.html"))

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, overload
 from rayvos import storage
 from rayvos.errors import FormatError
 
-__all__ = ["JsonObject", "json_keys", "load_json", "number_list", "take", "take_optional"]
+__all__ = ["JsonObject", "holds_key", "json_keys", "load_json", "number_list", "take", "take_optional"]
 
 JsonObject = dict[str, Any]
 
@@ -52,6 +52,18 @@ def json_keys(path: str) -> set[str]:
         return set()
     with storage.naming(path), storage.open_input(path) as file:
         return {key.decode() for key in _KEY.findall(file.read(HEAD_BYTES))}
+
+
+def holds_key(path: str | None, key: str) -> bool:
+    """Tell whether a file, of JSON or of a record a line, names a key early on; False where there is none.
+
+    Raises:
+        StorageError: the file is there and cannot be read.
+    """
+    if path is None or not storage.exists(path):
+        return False
+    with storage.naming(path), storage.open_input(path) as file:
+        return f'"{key}"'.encode() in file.read(HEAD_BYTES)
 
 
 @overload

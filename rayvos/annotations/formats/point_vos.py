@@ -24,6 +24,7 @@ from rayvos import storage
 from rayvos.annotations.box_lines import read_text
 from rayvos.annotations.clip_paths import ClipRoot, Probe, folder_of
 from rayvos.annotations.clip_stream import OnError, stream_clips
+from rayvos.annotations.formats.json_fields import holds_key
 from rayvos.annotations.manifest import ManifestFile
 from rayvos.annotations.records import Clip, ObjectInfo, Point, PointLabel
 from rayvos.errors import FormatError, FrameMissingError, RayvosError
@@ -32,7 +33,6 @@ __all__ = ["LABELS", "UNANSWERED", "detect", "frame_numbers", "read_point_vos"]
 
 logger = logging.getLogger(__name__)
 
-HEAD_BYTES = 1 << 16
 LABELS: dict[str, PointLabel] = {"ACCEPTED": "positive", "REJECTED": "negative", "AMBIGUOUS": "ambiguous"}
 UNANSWERED = "CANDIDATE"
 
@@ -41,11 +41,7 @@ Record = dict[str, Any]
 
 def detect(source: str) -> bool:
     """Tell whether `source` is a Point-VOS file, or a folder of such files."""
-    path = next(_files(source), None)
-    if path is None or not storage.exists(path):
-        return False
-    with storage.open_input(path) as file:
-        return b'"annotated_points"' in file.read(HEAD_BYTES)
+    return holds_key(next(_files(source), None), "annotated_points")
 
 
 def read_point_vos(

@@ -23,12 +23,12 @@ from typing import Any, Literal
 from rayvos import storage
 from rayvos.annotations.clip_paths import ClipRoot, Probe, folder_of
 from rayvos.annotations.clip_stream import OnError, stream_clips
+from rayvos.annotations.formats.json_fields import holds_key
 from rayvos.annotations.records import Clip, ObjectInfo, Trace
 from rayvos.errors import FormatError, FrameMissingError
 
 __all__ = ["VidlnObjects", "detect", "read_vidln"]
 
-HEAD_BYTES = 1 << 16
 BACKGROUND = "background"
 
 VidlnObjects = Literal["actors", "nouns"]
@@ -46,11 +46,7 @@ class _TracePoint:
 
 def detect(source: str) -> bool:
     """Tell whether `source` is a file of narratives, or a folder of such files."""
-    path = next(_files(source), None)
-    if path is None or not storage.exists(path):
-        return False
-    with storage.open_input(path) as file:
-        return b'"keyframe_names"' in file.read(HEAD_BYTES)
+    return holds_key(next(_files(source), None), "keyframe_names")
 
 
 def read_vidln(
