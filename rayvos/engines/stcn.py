@@ -43,7 +43,7 @@ from rayvos.engines.stcn_cache import FeatureCache
 from rayvos.engines.stcn_fusion import fuse_passes, label_map, mask_qualities, scale_probability
 from rayvos.engines.stcn_steps import Features
 from rayvos.errors import UsageError, choose
-from rayvos.models.stcn import DEVIATION, MEAN, STCN
+from rayvos.models.stcn import STCN, normalise_images
 from rayvos.models.stcn_checkpoint import load_stcn
 from rayvos.models.winograd import use_winograd
 
@@ -329,14 +329,12 @@ def _pictures(
     images: FrameReader, order: range | list[int], size: tuple[int, int], device: torch.device, *, antialias: bool
 ) -> Generator[tuple[int, Tensor], None, None]:
     """Yield (frame, normalised, scaled, padded image (1, 3, H, W)) in an order that may go back."""
-    mean, deviation = torch.tensor(MEAN, device=device), torch.tensor(DEVIATION, device=device)
 
     def prepare(image: NDArray[np.uint8]) -> Tensor:
-        image_HWC = (torch.from_numpy(image).to(device).float() / 255 - mean) / deviation
-        image_1CHW = image_HWC.permute(2, 0, 1)[None]
+        image_1CHW = normalise_images(torch.from_numpy(image).to(device)[None])
         if image_1CHW.shape[-2:] != size:
             image_1CHW = F.interpolate(image_1CHW, size, mode="bicubic", align_corners=False, antialias=antialias)
-        return pad_to_stride(image_1CHW.contiguous())[0]
+        return pad_to_stride(image_1CHW)[0]
 
     if isinstance(order, list) or order.step > 0:
         for frame, image in images.read(order):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from rayvos.errors import WeightsError
 from rayvos.models.winograd import WinogradConv2d
 
-__all__ = ["DEVIATION", "MEAN", "STCN", "FrameFeatures", "aggregate", "build_stcn", "read_memory"]
+__all__ = ["DEVIATION", "MEAN", "STCN", "FrameFeatures", "aggregate", "build_stcn", "normalise_images", "read_memory"]
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
 KEY_CHANNELS = 64
@@ -30,6 +30,12 @@ WIDTH = 64  # channels of the first convolution; all others are multiples of it
 VALUE_CHANNELS = 8 * WIDTH
 PROBABILITY_EPSILON = 1e-7  # official soft aggregation
 OBJECTS_AT_ONCE = 8  # in one pass on a GPU: bounds the activations, about 0.2 GB an object at 480x864
+
+
+def normalise_images(images_HWC: Tensor) -> Tensor:
+    """Return RGB uint8 images (…, H, W, 3) as the networks take them: (…, 3, H, W) float32, on the same device."""
+    mean, deviation = (torch.tensor(numbers, device=images_HWC.device) for numbers in (MEAN, DEVIATION))
+    return ((images_HWC.float() / 255 - mean) / deviation).movedim(-1, -3).contiguous()
 
 
 class FrameFeatures(NamedTuple):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from rayvos.engines.options import fill_options
 from rayvos.errors import UsageError, choose
 from rayvos.models.registry import load_model
-from rayvos.models.stcn import DEVIATION, MEAN
+from rayvos.models.stcn import normalise_images
 from rayvos.models.stcn_compact import CompactFeatures, CompactStcn
 from rayvos.models.stcn_hints import Previous, color_histogram, hint_planes
 from rayvos.training.losses import Bootstrap, dice_loss, hardest_loss
@@ -191,11 +191,9 @@ class PropagationTask:
 
     def collate(self, samples: Sequence[PropagationSample]) -> PropagationBatch:
         """Put samples together."""
-        images = torch.from_numpy(np.stack([sample.images for sample in samples])).float() / 255
-        normalised = (images - torch.tensor(MEAN)) / torch.tensor(DEVIATION)
         counts = [len(sample.previous) for sample in samples]
         return PropagationBatch(
-            normalised.permute(0, 1, 4, 2, 3).contiguous(),
+            normalise_images(torch.from_numpy(np.stack([sample.images for sample in samples]))),
             torch.from_numpy(np.stack([sample.labels for sample in samples])),
             torch.from_numpy(np.stack([sample.flows for sample in samples])),
             torch.tensor([number for number, count in enumerate(counts) for _ in range(count)]),

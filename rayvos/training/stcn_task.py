@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from rayvos.errors import UsageError
-from rayvos.models.stcn import DEVIATION, MEAN, STCN
+from rayvos.models.stcn import STCN, normalise_images
 from rayvos.models.stcn_checkpoint import load_stcn
 from rayvos.training.datasets import TrainingData
 from rayvos.training.losses import (
@@ -228,11 +228,9 @@ class StcnTask:
 
     def collate(self, samples: Sequence[ClipSample]) -> ClipBatch:
         """Put samples together."""
-        images = torch.from_numpy(np.stack([sample.images for sample in samples])).float() / 255
-        normalised = (images - torch.tensor(MEAN)) / torch.tensor(DEVIATION)
         counts = [len(sample.reference) for sample in samples]
         return ClipBatch(
-            normalised.permute(0, 1, 4, 2, 3).contiguous(),
+            normalise_images(torch.from_numpy(np.stack([sample.images for sample in samples]))),
             torch.from_numpy(np.stack([sample.labels for sample in samples])),
             torch.from_numpy(np.concatenate([sample.reference for sample in samples])),
             torch.tensor([number for number, count in enumerate(counts) for _ in range(count)]),

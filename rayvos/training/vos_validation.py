@@ -17,7 +17,7 @@ from rayvos.engines.propagation import pad_to_stride, propagate, unpad
 from rayvos.evaluation.boundary_f import boundary_f
 from rayvos.evaluation.jaccard import jaccard
 from rayvos.masks.ignore import IGNORE
-from rayvos.models.stcn import DEVIATION, MEAN, STCN, FrameFeatures
+from rayvos.models.stcn import STCN, FrameFeatures, normalise_images
 from rayvos.training.stcn_samples import reference_map
 from rayvos.training.vos_clips import FrameView, VosClips, draw_points
 
@@ -87,9 +87,7 @@ def _propagated(
     padding = pad_to_stride(torch.empty(given[next(iter(given))].shape))[1]
 
     def encode(place: int) -> tuple[Tensor, FrameFeatures]:
-        values = torch.from_numpy(views[place].image).float() / 255
-        image = ((values - torch.tensor(MEAN)) / torch.tensor(DEVIATION)).permute(2, 0, 1)[None].to(device)
-        padded = pad_to_stride(image)[0]
+        padded = pad_to_stride(normalise_images(torch.from_numpy(views[place].image).to(device)[None]))[0]
         return padded, network.encode_key(padded)
 
     masks = {
