@@ -28,6 +28,7 @@ from rayvos.retries import failures, retrying, service_code
 from rayvos.url_policy import HTTP, check_url, guarded_http_client
 
 __all__ = [
+    "absolute",
     "create_if_absent",
     "exists",
     "filesystem",
@@ -86,6 +87,12 @@ def local_path(path: str) -> Path | None:
         return Path(path)
     fs, inner = filesystem(path)
     return Path(inner) if isinstance(fs, LocalFileSystem) else None
+
+
+def absolute(path: str) -> str:
+    """Return a path as processes with other working directories find it; a URL as it is."""
+    local = local_path(path)
+    return path if local is None else str(local.absolute())
 
 
 def join(folder: str, *names: str) -> str:

@@ -101,8 +101,8 @@ def write_review(
     items = worst if shown == "worst" else _middle_labels(run, worst)
     configuration = folder.read_run_json().get("configuration", {})
     review = ReviewSet(
-        run=_absolute(folder.path),
-        manifest=_absolute(folder.newest_manifest()),
+        run=storage.absolute(folder.path),
+        manifest=storage.absolute(folder.newest_manifest()),
         engine=str(configuration.get("engine", "")),
         weights=str(configuration.get("weights", "")),
         items=tuple(_write_items(folder, out, items)),
@@ -130,12 +130,6 @@ def _middle_labels(run: str, worst: Sequence[WorstLabel]) -> list[WorstLabel]:
         for object_id, by_frame in masks.items():
             found[clip_id, object_id] = by_frame[middle_frame(by_frame)]
     return [found[key] for key in wanted]
-
-
-def _absolute(path: str) -> str:
-    """Return a path that means the same from another folder; URLs stay as they are."""
-    local = storage.local_path(path)
-    return path if local is None else str(local.absolute())
 
 
 def _claim(out: str, *, overwrite: bool) -> None:

@@ -66,11 +66,11 @@ def prepare_data(
     """
     manifests, digest = [], hashlib.sha256()
     for number, source in enumerate(sources):
-        path = source
+        path = storage.absolute(source)
         if not source.endswith(".parquet"):
             if folder is None:
                 raise UsageError(f"{source}: expected a manifest (.parquet); make one with `rayvos import`")
-            path = storage.join(folder, "data", f"{name}-{number}.parquet")
+            path = storage.join(storage.absolute(folder), "data", f"{name}-{number}.parquet")
             write_manifest(_clips_of(source, min_score), path)
         manifests.append(path)
         digest.update(hashlib.sha256(storage.read_bytes(path)).digest())

@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -98,9 +97,7 @@ def train_on_ray(
         RayvosError: as `runs.train_run` does.
         RunError: workers died too often; the same call goes on from the last checkpoint.
     """
-    if storage.local_path(settings.out) is not None:
-        # Workers have working directories of their own.
-        settings = replace(settings, out=str(Path(settings.out).absolute()))
+    settings = replace(settings, out=storage.absolute(settings.out))  # workers have working directories of their own
     Share(size=group.num_workers, accumulate=settings.accumulate).check(plan.optimisation.batch_size)
     claim_folder(plan, settings)
     storage.remove(storage.join(settings.out, "ray"))  # what a killed driver left

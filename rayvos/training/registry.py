@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from rayvos import storage
 from rayvos.errors import choose
 from rayvos.training.task import Optimisation, TrainingTask
 
@@ -55,6 +56,13 @@ class TrainingRequest:
     options: Mapping[str, Any] = field(default_factory=dict)
     """The task's own options, typed or as text; see `engines.options.fill_options`."""
 
+    def anchored(self) -> TrainingRequest:
+        """Return the request with weights as workers find them, which have working directories of their own."""
+        weights = self.weights
+        if weights is None or storage.is_url(weights) or not storage.exists(weights):  # or a packaged name
+            return self
+        return replace(self, weights=storage.absolute(weights))
+
     def optimisation(self, recipe: Optimisation) -> Optimisation:
         """Return a recipe's optimisation with what the request changes; warm-up shrinks with a shorter run."""
         steps = recipe.steps if self.steps is None else self.steps
@@ -87,6 +95,7 @@ def plan_training(name: str, request: TrainingRequest) -> TrainingPlan:
         InputError: the data cannot be used.
         WeightsError: the initial weights cannot be used.
     """
+    request = request.anchored()
     place = name if ":" in name else TASKS[choose("task", name, TASKS)]
     module, _, function = place.partition(":")
     plan: TrainingPlan = getattr(importlib.import_module(module), function)(request)
