@@ -1,7 +1,8 @@
 """Engine `point-stcn`: a few points on each object, propagated to masks on all frames by a Point-STCN.
 
 Each object is known from its positive points on its reference frame, the first that has any: the network remembers
-a map that is 0 except at those points. The reference frame itself is then read from that memory, like all others.
+a map that is 0 except at those points, or on discs around them where its weights were trained so. The reference frame
+itself is then read from that memory, like all others.
 Negative and ambiguous points are not used.
 
 Source: Point-VOS, Point-STCN; the network is STCN's, its weights trained with points (`rayvos train stcn`).
@@ -11,19 +12,35 @@ Differs: the paper propagates forwards from the reference frame; here `direction
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 
 from rayvos.annotations.records import Clip, MaskPrompt, Point
 from rayvos.engines.base import FrameReader, Label, ObjectProbability
 from rayvos.engines.stcn import StcnConfig, StcnEngine
-from rayvos.errors import InputError, WeightsError
+from rayvos.errors import InputError, UsageError, WeightsError
+from rayvos.masks.points import draw_discs
 from rayvos.masks.rle import mask_to_rle
 from rayvos.models.stcn import STCN
+from rayvos.models.weights import read_weights
 
-__all__ = ["PointStcnEngine", "points_as_masks"]
+__all__ = ["PointStcnConfig", "PointStcnEngine", "points_as_masks"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PointStcnConfig(StcnConfig):
+    """Options of the engine `point-stcn`."""
+
+    radius_px: int | Literal["auto"] = "auto"
+    """Of the discs that points become; auto: as the weights were trained, 0 (single pixels) where they do not say."""
+
+    def __post_init__(self) -> None:
+        StcnConfig.__post_init__(self)
+        if isinstance(self.radius_px, int) and self.radius_px < 0:
+            raise UsageError(f"radius_px: expected a number from 0, found {self.radius_px}")
 
 
 class PointStcnEngine(StcnEngine):
@@ -32,7 +49,9 @@ class PointStcnEngine(StcnEngine):
     name = "point-stcn"
     sparse = True
 
-    def __init__(self, config: StcnConfig | None = None, *, weights: str | None = None, device: str = "auto") -> None:
+    def __init__(
+        self, config: PointStcnConfig | None = None, *, weights: str | None = None, device: str = "auto"
+    ) -> None:
         """Load the weights; see `StcnEngine`.
 
         Raises:
@@ -44,11 +63,17 @@ class PointStcnEngine(StcnEngine):
                 "engine 'point-stcn' needs --weights FILE of an STCN trained with points: the packaged weights know "
                 "masks only; train them with rayvos, or label points with --engine guided"
             )
+        config = config or PointStcnConfig()
         super().__init__(config, weights=weights, device=device)
         if not isinstance(self._network, STCN):
             raise WeightsError(
                 f"weights {weights}: expected a stcn network, found the compact one, which knows no points"
             )
+        self._radius_px = _trained_radius(weights) if config.radius_px == "auto" else config.radius_px
+
+    def options(self) -> Mapping[str, Any]:
+        """Return everything besides the weights that labels depend on."""
+        return {**super().options(), "radius_px": self._radius_px}
 
     def label(self, clip: Clip, images: FrameReader, frames: range) -> Iterator[Label]:
         """Yield one label for every frame and object, ordered by (frame, object_id).
@@ -61,7 +86,7 @@ class PointStcnEngine(StcnEngine):
             StorageError: the temporary folder is full.
             UsageError: the device does not exist here.
         """
-        return super().label(points_as_masks(clip), images, frames)
+        return super().label(points_as_masks(clip, self._radius_px), images, frames)
 
     def probabilities(self, clip: Clip, images: FrameReader, frames: Sequence[int]) -> Iterator[ObjectProbability]:
         """Yield the fused probability of every frame and object, from its positive points; see `Propagator`.
@@ -69,11 +94,23 @@ class PointStcnEngine(StcnEngine):
         Raises:
             InputError, StorageError, UsageError: see `label`.
         """
-        return super().probabilities(points_as_masks(clip), images, frames)
+        return super().probabilities(points_as_masks(clip, self._radius_px), images, frames)
 
 
-def points_as_masks(clip: Clip) -> Clip:
+def _trained_radius(weights: str) -> int:
+    """Return the radius that `rayvos train point-stcn` wrote into its weights; 0 for weights of others."""
+    if not weights.endswith(".safetensors"):
+        return 0
+    task = read_weights(weights)[1].training.get("task", {})
+    return int(task.get("radius_px", 0))
+
+
+def points_as_masks(clip: Clip, radius_px: int = 0) -> Clip:
     """Return the clip with each object's positive points on its reference frame as its only mask.
+
+    Args:
+        clip: with points.
+        radius_px: of the discs that points become; 0: single pixels.
 
     Raises:
         InputError: there are no positive points, or one lies outside the frame.
@@ -92,14 +129,13 @@ def points_as_masks(clip: Clip) -> Clip:
         )
     masks = []
     for object_id, points in sorted(chosen.items()):
-        mask = np.zeros((clip.height, clip.width), np.bool_)
-        for point in points:
-            x, y = math.floor(point.x), math.floor(point.y)
+        pixels = [(math.floor(point.x), math.floor(point.y)) for point in points]
+        for (x, y), point in zip(pixels, points, strict=True):
             if not (0 <= x < clip.width and 0 <= y < clip.height):
                 raise InputError(
                     f"clip {clip.clip_id!r} frame {point.frame} object {object_id}: expected points within "
                     f"{clip.width}x{clip.height}, found ({point.x:g}, {point.y:g}); is it in pixels of another size?"
                 )
-            mask[y, x] = True
+        mask = draw_discs(np.array(pixels, np.int64), clip.height, clip.width, radius_px)
         masks.append(MaskPrompt(object_id, points[0].frame, mask_to_rle(mask)))
     return replace(clip, masks=tuple(masks))

@@ -24,6 +24,7 @@ __all__ = [
     "FramePoints",
     "Spacing",
     "derive_seed",
+    "draw_discs",
     "evenly_spaced_frames",
     "farthest_points",
     "pixel_keys",
@@ -248,3 +249,15 @@ def simulate_points(
     }
     background = ~np.logical_or.reduce(list(masks.values()))
     return FramePoints(positives, sample_points(background, num_points, distance_px=distance_px, seed=seeds[0]))
+
+
+def draw_discs(pixels: Points, height: int, width: int, radius_px: int) -> NDArray[np.bool_]:
+    """Return a mask (height, width) that is True within `radius_px` of given pixels (x, y); 0: on them alone."""
+    found = np.zeros((height, width), np.bool_)
+    reach = np.arange(-radius_px, radius_px + 1)
+    near = np.argwhere(np.hypot(*np.meshgrid(reach, reach)) <= radius_px) - radius_px
+    for x, y in pixels.tolist():
+        places = near + (y, x)
+        inside = ((places >= 0) & (places < (height, width))).all(axis=1)
+        found[tuple(places[inside].T)] = True
+    return found

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from rayvos.errors import InputError
 from rayvos.masks.ignore import IGNORE
+from rayvos.masks.points import draw_discs
 from rayvos.training.vos_augment import STATIC, Warp, draw_clip_look, show_frame
 from rayvos.training.vos_clips import FrameView, VosClips
 
@@ -126,7 +127,10 @@ def _cut(rng: Rng, views: Sequence[FrameView], rule: SampleRule) -> ClipSample |
         renumbered[labels == old] = new
     if rule.from_points:
         reference = np.stack(
-            [reference_map(_places(shown[0], old, rule.reference_points), rule.size, rule.radius_px) for old in chosen]
+            [
+                reference_map(_places(shown[0], old, rule.reference_points), rule.size, rule.size, rule.radius_px)
+                for old in chosen
+            ]
         )
     else:
         reference = np.stack([labels[0] == old for old in chosen]).astype(np.float32)
@@ -148,17 +152,9 @@ def _places(view: FrameView, number: int, most: int) -> NDArray[np.float64]:
     return found
 
 
-def reference_map(xy_P2: NDArray[np.float64], size: int | tuple[int, int], radius_px: int) -> NDArray[np.float32]:
+def reference_map(xy_P2: NDArray[np.float64], height: int, width: int, radius_px: int) -> NDArray[np.float32]:
     """Return a map (height, width) that is 1 at points, within `radius_px` of their pixel, and 0 elsewhere."""
-    height, width = (size, size) if isinstance(size, int) else size
-    found = np.zeros((height, width), np.float32)
-    reach = np.arange(-radius_px, radius_px + 1)
-    near = np.argwhere(np.hypot(*np.meshgrid(reach, reach)) <= radius_px) - radius_px
-    for x, y in np.rint(xy_P2).astype(int):
-        places = near + (y, x)
-        inside = ((places >= 0) & (places < (height, width))).all(axis=1)
-        found[tuple(places[inside].T)] = 1
-    return found
+    return draw_discs(np.rint(xy_P2).astype(np.int64), height, width, radius_px).astype(np.float32)
 
 
 def _targets(

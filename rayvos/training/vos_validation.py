@@ -76,7 +76,8 @@ def _reference(
         return np.asarray(labels == known, np.float32)
     points = draw_points(labels, known, num_points, ("validation", name, 0))
     chosen = (points.number_P == known) & points.positive_P
-    return reference_map(points.xy_P2[chosen], labels.shape, radius_px)
+    height, width = labels.shape
+    return reference_map(points.xy_P2[chosen], height, width, radius_px)
 
 
 def _propagated(

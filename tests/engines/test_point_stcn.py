@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 
 from rayvos.annotations.records import ObjectInfo, Point
-from rayvos.engines.point_stcn import PointStcnEngine, points_as_masks
+from rayvos.engines.point_stcn import PointStcnConfig, PointStcnEngine, points_as_masks
 from rayvos.engines.registry import load_engine
-from rayvos.engines.stcn import StcnConfig
 from rayvos.errors import InputError, WeightsError
 from rayvos.masks.rle import rle_to_mask
+from rayvos.models.stcn import STCN
+from rayvos.models.weights import save_weights
 from tests.engines.stcn_clips import HEIGHT, WIDTH, Images, load_formula, make_clip, make_pictures
 
 NUM_FRAMES = 4
@@ -52,7 +53,7 @@ def test_a_clip_without_positive_points_is_refused():
 
 def test_every_frame_is_predicted_the_reference_frame_too(monkeypatch):
     monkeypatch.setattr("rayvos.engines.stcn.load_stcn", load_formula)
-    engine = PointStcnEngine(StcnConfig(), weights="formula", device="cpu")
+    engine = PointStcnEngine(PointStcnConfig(), weights="formula", device="cpu")
     clip = clip_of(*grid(1, 1, 2, 4), *grid(2, 2, 46, 28))
 
     found = list(engine.label(clip, Images(make_pictures(NUM_FRAMES)), range(NUM_FRAMES)))
@@ -70,3 +71,17 @@ def test_weights_must_be_given():
 def test_the_compact_network_knows_no_points():
     with pytest.raises(WeightsError, match="knows no points"):
         load_engine("point-stcn", weights="stcn_compact", device="cpu")
+
+
+def test_points_become_the_discs_that_the_weights_were_trained_with(tmp_path):
+    path = str(tmp_path / "points.safetensors")
+    network = STCN(width=8)
+    save_weights(
+        path, network.state_dict(), architecture="stcn", model=network.configuration(),
+        training={"task": {"radius_px": 2}},
+    )  # fmt: skip
+
+    assert PointStcnEngine(weights=path, device="cpu").options()["radius_px"] == 2
+    assert PointStcnEngine(PointStcnConfig(radius_px=0), weights=path, device="cpu").options()["radius_px"] == 0
+    (mask,) = points_as_masks(clip_of(Point(1, 2, 10, 10)), 2).masks
+    assert rle_to_mask(mask.rle, HEIGHT, WIDTH).sum() == 13
