@@ -300,6 +300,7 @@ def point_loss(
     *,
     tau: float = math.inf,
     balance: Literal["none", "class"] = "none",
+    per_image: bool = False,
 ) -> Tensor:
     """Return the mean over points of -log q for a positive and -log(1 - q) for a negative, q sampled at the point.
 
@@ -310,15 +311,19 @@ def point_loss(
         points: on the map.
         tau: Huberised if finite; see `huberised_losses`.
         balance: `class` weighs positives together as much as negatives together.
+        per_image: the mean of each image, 0 without points, and then over images: only so the loss does not depend on
+            how a step is cut into pieces.
     """
     found = sample_at_points(probability_BCHW, points).clamp(POINT_EPSILON, 1 - POINT_EPSILON)
     if found.numel() == 0:
         return _precise(probability_BCHW).sum() * 0
     losses = _huberised(torch.where(points.positive_N, found, 1 - found).log(), tau)
-    if balance == "none":
-        return losses.mean()
-    kinds = [losses[chosen] for chosen in (points.positive_N, ~points.positive_N)]
-    return torch.stack([kind.mean() for kind in kinds if kind.numel()]).mean()
+    image_N = points.image_N if per_image else torch.zeros_like(points.image_N)
+    num_images = len(probability_BCHW) if per_image else 1
+    kind_N = points.positive_N.long() if balance == "class" else torch.zeros_like(image_N)
+    counts = torch.bincount(2 * image_N + kind_N, minlength=2 * num_images).reshape(num_images, 2)
+    num_kinds = (counts > 0).sum(1)
+    return (losses / (counts[image_N, kind_N] * num_kinds[image_N])).sum() / num_images
 
 
 def _precise(values: Tensor) -> Tensor:

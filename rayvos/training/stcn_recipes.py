@@ -116,14 +116,13 @@ def _check_width(path: str, network: STCN, config: StcnTraining) -> None:
 
 
 def _check_data(data: TrainingData | None, validation: TrainingData | None, config: StcnTraining) -> None:
-    """Read one sample's worth of each set.
+    """Meet what no training can do with before the first step.
 
     Raises:
-        InputError: it is empty, holds no annotations of the kind, or its first frames cannot be read.
+        InputError: a set is empty, holds no annotations of the kind or of one class only, or frames cannot be read or
+            have another size than the manifest says.
     """
     if data is not None:
-        clips = open_clips(data, config.from_points, config.simulate, config.frames)
-        clips.views(0, clips.frames(0)[:2])
+        open_clips(data, config.supervision, config.simulate, config.frames).check()
     if validation is not None:
-        held_out = open_clips(validation, False, False, None)
-        held_out.views(0, held_out.frames(0)[:1])
+        open_clips(validation).check()

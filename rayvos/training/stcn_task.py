@@ -37,12 +37,11 @@ from rayvos.training.losses import (
 from rayvos.training.stcn_forward import propagate_clip
 from rayvos.training.stcn_samples import ClipSample, SampleRule, draw_clip_sample
 from rayvos.training.task import LossResult
-from rayvos.training.vos_clips import GeneratedClips, GeneratedSettings, VosClips, open_clips
+from rayvos.training.vos_clips import GeneratedClips, GeneratedSettings, Supervision, VosClips, open_clips
 from rayvos.training.vos_validation import validate_propagation
 
 __all__ = ["ClipBatch", "StcnTask", "StcnTraining", "initial_stcn"]
 
-Supervision = Literal["masks", "points", "hybrid"]
 Loss = Literal["bootstrapped", "ce", "huberised"]
 BLOCK_GAIN = 0.2  # last gain of residual blocks in new networks
 HELD_OUT_SEED = 1_000_003
@@ -218,7 +217,7 @@ class StcnTask:
     def clips(self) -> VosClips:
         """Return the training set."""
         if self.data is not None:
-            return open_clips(self.data, self.config.from_points, self.config.simulate, self.config.frames)
+            return open_clips(self.data, self.config.supervision, self.config.simulate, self.config.frames)
         return _generated(self.seed, self.config.clips, self.config.frames, self.config.corrupted)
 
     def sample(self, index: int) -> ClipSample:
@@ -263,13 +262,13 @@ class StcnTask:
 
     def _loss_at_points(self, logits_BKHW: Tensor, points: PointLabels, step: int) -> Tensor:
         probability_BKHW = logits_BKHW.softmax(1)
-        return point_loss(probability_BKHW, points, tau=self._tau(step), balance=self.config.balance)
+        return point_loss(probability_BKHW, points, tau=self._tau(step), balance=self.config.balance, per_image=True)
 
     def validate(self, model: nn.Module) -> Mapping[str, float]:
         """Return J, F and their mean on clips that are not learnt from, the first annotated frame given."""
         config = self.config
         if self.validation is not None:
-            clips: VosClips = open_clips(self.validation, False, False, None)
+            clips: VosClips = open_clips(self.validation)
         else:
             clips = _generated(self.seed + HELD_OUT_SEED, config.validated_clips, None, 0.0)
         return validate_propagation(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,16 +21,27 @@ from rayvos.errors import InputError
 from rayvos.masks.boxes import round_box
 from rayvos.masks.ignore import IGNORE
 from rayvos.masks.points import derive_seed, evenly_spaced_frames, simulate_points
-from rayvos.masks.rle import rle_to_mask
+from rayvos.masks.rle import rle_area, rle_to_mask
 from rayvos.training.datasets import TrainingData
 from rayvos.video.source import open_clip
 from rayvos.video.synthetic import SynthConfig, SyntheticClip, generate_clip
 
-__all__ = ["FrameView", "GeneratedClips", "GeneratedSettings", "ManifestClips", "PointSet", "VosClips", "open_clips"]
+__all__ = [
+    "FrameView",
+    "GeneratedClips",
+    "GeneratedSettings",
+    "ManifestClips",
+    "PointSet",
+    "Supervision",
+    "VosClips",
+    "open_clips",
+]
 
+Supervision = Literal["masks", "points", "hybrid"]
 MAX_OBJECTS = 254
 NUM_POINTS = 10  # Point-VOS, per object and frame
 CLIPS_KEPT = 64  # generated clips in the memory of a process
+CLIPS_CHECKED = 4  # whose frames are read before the first step, to meet wrong paths and sizes early
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,8 +102,8 @@ class ManifestClips:
 
     Args:
         data: the manifests.
-        points: learn from points; else from masks.
-        simulate: draw these points from masks, as Point-VOS does, instead of taking those given.
+        supervision: learn from masks, points, or both: points given, masks learnt.
+        simulate: draw points from masks, as Point-VOS does, instead of taking those given.
         max_frames: annotated frames used of a clip, evenly spaced; None: all.
 
     Raises:
@@ -100,30 +111,39 @@ class ManifestClips:
     """
 
     def __init__(
-        self, data: TrainingData, *, points: bool = False, simulate: bool = False, max_frames: int | None = None
+        self,
+        data: TrainingData,
+        *,
+        supervision: Supervision = "masks",
+        simulate: bool = False,
+        max_frames: int | None = None,
     ) -> None:
-        self.simulate = points and simulate
+        self.path = ", ".join(data.manifests)
+        self.supervision = supervision
+        self.simulate = supervision != "masks" and simulate
         self.clips: list[Clip] = []
         self._frames: list[tuple[int, ...]] = []
         seen = 0
         for path in data.manifests:
             for clip in ManifestFile(path):
                 seen += 1
-                self._add(clip, points and not simulate, max_frames)
+                self._add(clip, max_frames)
         if not self.clips:
             kind, advice = "masks", "label them first"
-            if points and not simulate:
-                kind, advice = "points", "import some, or draw them from masks with --simulate true"
+            if supervision != "masks" and not simulate:
+                kind = "points" if supervision == "points" else "points and masks"
+                advice = "import some, or draw points from masks with --simulate true"
             raise InputError(
-                f"training data {', '.join(data.manifests)}: expected clips with {kind} on two frames or more, found "
-                f"none in {seen} clips; {advice}"
+                f"training data {self.path}: expected clips with {kind} on two frames or more, found none in {seen} "
+                f"clips; {advice}"
             )
 
-    def _add(self, clip: Clip, points: bool, max_frames: int | None) -> None:
-        if points:
-            found = {point.frame for point in clip.points if point.label != "ambiguous"}
-        else:
-            found = {mask.frame for mask in clip.masks if mask.rle is not None}
+    def _add(self, clip: Clip, max_frames: int | None) -> None:
+        masked = {mask.frame for mask in clip.masks if mask.rle is not None}
+        pointed = {point.frame for point in clip.points if point.label != "ambiguous"}
+        found = masked
+        if self.supervision != "masks" and not self.simulate:
+            found = pointed if self.supervision == "points" else pointed & masked
         if max_frames is not None and len(found) > max_frames:
             ordered = sorted(found)
             found = {ordered[place] for place in evenly_spaced_frames(len(ordered), max_frames)}
@@ -133,6 +153,24 @@ class ManifestClips:
             raise InputError(f"clip {clip.clip_id!r}: {len(clip.objects)} objects, at most {MAX_OBJECTS} can be learnt")
         self.clips.append(clip)
         self._frames.append(tuple(sorted(found)))
+
+    def check(self) -> None:
+        """Look for what learning needs, in all clips, and read the first frames of some.
+
+        Raises:
+            InputError: nothing but objects, or nothing but background, is annotated; or frames cannot be read, or have
+                another size than the manifest says.
+            StorageError: frames are not there.
+        """
+        at_points = self.supervision == "points" and not self.simulate
+        told = "points" if at_points else "masks"
+        if not any(map(_points_at_both if at_points else _shows_both, self.clips)):
+            raise InputError(
+                f"training data {self.path}: expected {told} of two classes, found objects only "
+                f"or background only in all {len(self.clips)} clips; a network would learn nothing"
+            )
+        for place in np.linspace(0, len(self) - 1, min(CLIPS_CHECKED, len(self))):
+            self.views(int(place), self.frames(int(place))[:2])
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -158,6 +196,18 @@ class ManifestClips:
                 points = draw_points(labels, len(clip.objects), NUM_POINTS, ("training", clip.clip_id, frame))
             found.append(FrameView(images[frame], labels, points))
         return found
+
+
+def _shows_both(clip: Clip) -> bool:
+    """Tell whether some mask shows an object and leaves a background."""
+    areas = (rle_area(mask.rle, clip.height, clip.width) for mask in clip.masks if mask.rle is not None)
+    return any(0 < area < clip.height * clip.width for area in areas)
+
+
+def _points_at_both(clip: Clip) -> bool:
+    """Tell whether some point lies on an object, and some point off one: a negative, or on another object."""
+    positives = {point.object_id for point in clip.points if point.label == "positive"}
+    return len(positives) > 1 or (bool(positives) and any(point.label == "negative" for point in clip.points))
 
 
 def _labels(clip: Clip, frame: int) -> NDArray[np.uint8]:
@@ -187,9 +237,11 @@ def _points(clip: Clip, frame: int) -> PointSet:
 
 
 @lru_cache(maxsize=8)
-def open_clips(data: TrainingData, points: bool, simulate: bool, max_frames: int | None) -> ManifestClips:
-    """Return the clips of prepared data, opened once in a process."""
-    return ManifestClips(data, points=points, simulate=simulate, max_frames=max_frames)
+def open_clips(
+    data: TrainingData, supervision: Supervision = "masks", simulate: bool = False, max_frames: int | None = None
+) -> ManifestClips:
+    """Return the clips of prepared data, opened once in a process; see `ManifestClips`."""
+    return ManifestClips(data, supervision=supervision, simulate=simulate, max_frames=max_frames)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

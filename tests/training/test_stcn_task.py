@@ -96,11 +96,11 @@ def test_far_frames_are_met_in_the_middle_of_a_run_only():
 
 
 def test_discs_grow_around_points_and_stay_inside():
-    found = reference_map(np.array([[0.0, 0.0], [10.0, 5.0]]), 16, 2)
+    found = reference_map(np.array([[0.0, 0.0], [10.0, 5.0]]), 16, 16, 2)
 
     assert found[0, 0] == found[0, 2] == found[5, 10] == found[7, 10] == 1
     assert found[2, 2] == found[5, 13] == 0
-    assert reference_map(np.array([[3.0, 4.0]]), 16, 0).sum() == 1
+    assert reference_map(np.array([[3.0, 4.0]]), 16, 16, 0).sum() == 1
 
 
 @pytest.mark.parametrize("options", [
@@ -131,8 +131,11 @@ def test_learning_from_points_looks_at_nothing_but_the_points():
     assert torch.equal(before, task.loss(network, wrong, 0).loss)
 
 
-def test_a_sample_does_not_depend_on_its_neighbours_in_the_batch():
-    task = tiny_task(loss="ce")
+@pytest.mark.parametrize("options", [
+    {"loss": "ce"}, {"supervision": "points"}, {"supervision": "points", "balance": "class"},
+])  # fmt: skip
+def test_a_batch_teaches_what_its_pieces_teach(options):
+    task = tiny_task(**options)
     network = task.build()
     one, two = task.sample(0), task.sample(1)
 
@@ -208,15 +211,25 @@ class TestPlanning:
         with pytest.raises(InputError, match="on two frames or more"):
             self.plan(data=(str(tmp_path / "one.parquet"),))
 
-    def test_clips_that_never_show_an_object_end_by_name(self, image_clip, tmp_path):
+    def test_what_is_learnt_from_and_validated_on_is_checked_before_the_first_step(self, image_clip, tmp_path):
         empty = mask_to_rle(np.zeros((image_clip.height, image_clip.width), np.bool_))
         masks = tuple(MaskPrompt(1, frame, empty) for frame in range(4))
         clip = dataclasses.replace(image_clip, objects=(ObjectInfo(1),), masks=masks)
         write_manifest([clip], str(tmp_path / "empty.parquet"))
-        plan = self.plan(data=(str(tmp_path / "empty.parquet"),), options={"size": "32"})
 
-        with pytest.raises(InputError, match=r"show no object.*are the masks empty"):
-            plan.task.sample(0)
+        for kind in ("data", "validation"):
+            with pytest.raises(InputError, match="masks of two classes"):
+                self.plan(**{kind: (str(tmp_path / "empty.parquet"),)})
+
+    def test_weights_of_another_network_are_refused(self):
+        with pytest.raises(WeightsError, match="expected an stcn network"):
+            self.plan(weights="stcn_compact")
+
+    def test_an_empty_data_set_is_refused(self, tmp_path):
+        write_manifest([], str(tmp_path / "none.parquet"))
+
+        with pytest.raises(InputError, match="found none in 0 clips"):
+            self.plan(data=(str(tmp_path / "none.parquet"),))
 
 
 TINY_WORDS = {name: str(value) for name, value in TINY.items()}

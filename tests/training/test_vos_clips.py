@@ -67,7 +67,7 @@ def test_frames_are_thinned_evenly(prepared):
 
 
 def test_given_points_are_taken_and_ambiguous_ones_are_not(prepared):
-    clips = ManifestClips(prepared, points=True)
+    clips = ManifestClips(prepared, supervision="points")
 
     (view,) = clips.views(0, [3])
 
@@ -77,7 +77,7 @@ def test_given_points_are_taken_and_ambiguous_ones_are_not(prepared):
 
 
 def test_points_can_be_drawn_from_masks(prepared):
-    (view,) = ManifestClips(prepared, points=True, simulate=True).views(0, [4])
+    (view,) = ManifestClips(prepared, supervision="points", simulate=True).views(0, [4])
 
     chosen = view.points.positive_P & (view.points.number_P == 1)
     x, y = view.points.xy_P2[chosen].astype(int).T
@@ -85,13 +85,47 @@ def test_points_can_be_drawn_from_masks(prepared):
     assert chosen.sum() >= 2
 
 
-@pytest.mark.parametrize(("points", "what"), [(False, "masks"), (True, "points")])
-def test_data_without_annotations_of_the_kind_is_refused(square_clip, tmp_path, points, what):
+def test_points_are_given_and_masks_learnt_on_frames_that_have_both(square_clip, tmp_path):
+    path = str(tmp_path / "both.parquet")
+    write_manifest([dataclasses.replace(square_clip, points=(*square_clip.points, Point(7, 4, 8, 30)))], path)
+
+    clips = ManifestClips(prepare_data([path], folder=None), supervision="hybrid")
+
+    assert clips.frames(0) == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("supervision", "what"), [("masks", "masks"), ("points", "points"), ("hybrid", "points and masks")]
+)
+def test_data_without_annotations_of_the_kind_is_refused(square_clip, tmp_path, supervision, what):
     path = str(tmp_path / "empty.parquet")
     write_manifest([dataclasses.replace(square_clip, masks=(), points=())], path)
 
     with pytest.raises(InputError, match=f"expected clips with {what} on two frames or more, found none in 1 clips"):
-        ManifestClips(prepare_data([path], folder=None), points=points)
+        ManifestClips(prepare_data([path], folder=None), supervision=supervision)
+
+
+@pytest.mark.parametrize(("supervision", "change"), [
+    ("points", {"points": (Point(7, 0, 5, 30), Point(7, 3, 8, 30))}),
+    ("points", {"points": (Point(7, 0, 5, 30, "negative"), Point(7, 3, 8, 30, "negative"))}),
+    ("masks", {"masks": tuple(MaskPrompt(7, frame, mask_to_rle(np.ones((48, 66), np.bool_))) for frame in (0, 1))}),
+    ("masks", {"masks": tuple(MaskPrompt(7, frame, mask_to_rle(np.zeros((48, 66), np.bool_))) for frame in (0, 1))}),
+])  # fmt: skip
+def test_data_of_one_class_is_refused(square_clip, tmp_path, supervision, change):
+    path = str(tmp_path / "one.parquet")
+    write_manifest([dataclasses.replace(square_clip, **change)], path)
+
+    with pytest.raises(InputError, match=f"expected {supervision} of two classes, found objects only or background"):
+        ManifestClips(prepare_data([path], folder=None), supervision=supervision).check()
+
+
+def test_frames_of_another_size_than_the_manifest_says_are_named(square_clip, tmp_path):
+    path = str(tmp_path / "other.parquet")
+    masks = tuple(MaskPrompt(7, frame, mask_to_rle(np.eye(50, 60, dtype=np.bool_))) for frame in (0, 2))
+    write_manifest([dataclasses.replace(square_clip, height=50, width=60, masks=masks)], path)
+
+    with pytest.raises(InputError, match=r"clip 'square' frame 0.*48x66"):
+        ManifestClips(prepare_data([path], folder=None)).check()
 
 
 def test_generated_clips_are_the_same_everywhere():
