@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from rayvos import storage
 from rayvos.errors import UsageError
 
 if TYPE_CHECKING:
     from rayvos.tuning.outcome import Outcome
-    from rayvos.tuning.spaces import Space
+    from rayvos.tuning.spaces import Setting, Space
     from rayvos.tuning.trials import Trial, TrialResult
 
 __all__ = ["TuneOptions", "tune"]
@@ -37,6 +38,8 @@ class TuneOptions:
     """Values along the axis; may be given several times. By default the papers'; `inf` is cross entropy."""
     series: tuple[float, ...] = ()
     """Second axis. tau: minimum scores below which labels are ignored; points: reference points."""
+    finetuned: Annotated[tuple[str, ...], Parameter(negative="")] = ()
+    """tau: the same clips as --data, labelled with `rayvos label --finetune`: every setting is tried with both."""
     seeds: int = 3
     """Trials of each setting."""
     task: str | None = None
@@ -75,13 +78,16 @@ class TuneOptions:
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise UsageError(f"seeds: expected a number from 1, found {self.seeds}")
+        if self.finetuned and not self.data:
+            raise UsageError("--finetuned: expected --data with the labels made without fine-tuning, too")
 
 
 def tune(sweep: Literal["tau", "frames", "points"], options: TuneOptions) -> int:
     """Learn which tau, how many annotated frames, or how many points are worth paying for.
 
     OUT/report.html shows quality against what is varied and against an annotator's time, OUT/results.parquet holds a
-    row per trial, and OUT/best.yaml is what `rayvos train --config` reads.
+    row per trial, OUT/best.yaml is what `rayvos train --config` reads, and OUT/label.yaml, with the best trial's
+    weights, what `rayvos label --config` reads.
 
     For example:
 
@@ -89,7 +95,7 @@ def tune(sweep: Literal["tau", "frames", "points"], options: TuneOptions) -> int
 
         rayvos tune points --data clips.parquet --validation held-out.parquet --gpus 0.5 -o s3://bucket/points
 
-        rayvos tune tau --series 0 --series 0.5 --data run --validation held-out.parquet -o tau-and-filter
+        rayvos tune tau --series 0 --series 0.5 --data run --finetuned sharper --validation held-out.parquet -o tau
 
     Args:
         sweep: What is varied: `tau` of the Huberised loss, annotated `frames` per clip, or `points` per object and
@@ -99,6 +105,8 @@ def tune(sweep: Literal["tau", "frames", "points"], options: TuneOptions) -> int
     from rayvos.tuning.outcome import outcome_of
     from rayvos.tuning.trials import claim_sweep
 
+    # Trials have working directories of their own.
+    options = dataclasses.replace(options, out=storage.absolute(options.out))
     if options.quick:
         options = _quick(sweep, options)
     space = _space(sweep, options)
@@ -123,9 +131,7 @@ def _quick(sweep: str, options: TuneOptions) -> TuneOptions:
 
 
 def _discard(out: str) -> None:
-    from rayvos import storage
-
-    for name in ("sweep.json", "trials", "results.parquet", "report.html", "best.yaml"):
+    for name in ("sweep.json", "data", "trials", "results.parquet", "report.html", "best.yaml", "label.yaml"):
         storage.remove(storage.join(out, name))
 
 
@@ -133,7 +139,7 @@ def _space(sweep: str, options: TuneOptions) -> Space:
     from rayvos.tuning.spaces import Costs, space_of
 
     costs = Costs(point_s=options.point_seconds, mask_s=options.mask_seconds)
-    return space_of(sweep, values=options.values, series=options.series, costs=costs)
+    return space_of(sweep, values=options.values, series=options.series, finetuned=bool(options.finetuned), costs=costs)
 
 
 def _task(space: Space, options: TuneOptions) -> str:
@@ -148,6 +154,7 @@ def _facts(space: Space, options: TuneOptions) -> dict[str, object]:
         "recipe": options.recipe,
         "steps": options.steps,
         "data": list(options.data),
+        "finetuned": list(options.finetuned),
         "validation": list(options.validation),
         "weights": options.weights,
         "option": list(options.option),
@@ -157,19 +164,20 @@ def _facts(space: Space, options: TuneOptions) -> dict[str, object]:
 
 
 def _trials(space: Space, options: TuneOptions) -> list[Trial]:
-    from rayvos import storage
+    """Return all trials; their data is prepared."""
     from rayvos.engines.options import parse_options
     from rayvos.training.registry import TrainingRequest
+    from rayvos.tuning.sweep_data import with_prepared_data
     from rayvos.tuning.trials import Trial
 
     common = parse_options(options.option, kind="task option")
     trials = []
     for seed in range(options.seeds):
         for setting in space.settings:
-            folder = storage.join(options.out, "trials", setting.name, f"seed-{seed}")
+            folder = _trial_folder(options, setting, seed)
             request = TrainingRequest(
                 recipe=options.recipe,
-                data=options.data,
+                data=options.finetuned if setting.finetuned else options.data,
                 validation=options.validation,
                 weights=options.weights,
                 seed=seed,
@@ -183,7 +191,11 @@ def _trials(space: Space, options: TuneOptions) -> list[Trial]:
                     validations=VALIDATIONS,
                 )
             )  # fmt: skip
-    return trials
+    return with_prepared_data(trials, options.out, common)
+
+
+def _trial_folder(options: TuneOptions, setting: Setting, seed: int) -> str:
+    return storage.join(options.out, "trials", setting.name, f"seed-{seed}")
 
 
 def _run(trials: list[Trial], options: TuneOptions) -> list[TrialResult]:
@@ -212,9 +224,7 @@ def _run(trials: list[Trial], options: TuneOptions) -> list[TrialResult]:
 
 
 def _write(outcome: Outcome, options: TuneOptions) -> None:
-    import yaml
-
-    from rayvos import storage
+    from rayvos.engines.registry import ENGINES
     from rayvos.review.sweep_report import write_sweep_report
     from rayvos.tuning.outcome import best_setting, write_results
 
@@ -223,14 +233,34 @@ def _write(outcome: Outcome, options: TuneOptions) -> None:
         outcome, storage.join(options.out, "report.html"), title=f"rayvos tune {outcome.space.sweep}: {options.out}"
     )
     best = best_setting(outcome)
+    about, task = f"# {best.setting.name}: {outcome.metric} {best.mean:.3f}", _task(outcome.space, options)
     words = [*options.option, *(f"{name}={value}" for name, value in best.setting.options.items())]
-    text = f"# {best.setting.name}: {outcome.metric} {best.mean:.3f}. For `rayvos train {_task(outcome.space, options)}"
-    text += " --config`.\n" + yaml.safe_dump({"recipe": options.recipe, "option": words}, sort_keys=False)
-    storage.write_bytes(storage.join(options.out, "best.yaml"), text.encode())
+    data = options.finetuned if best.setting.finetuned else options.data
+    training: dict[str, object] = {"recipe": options.recipe, "option": words}
+    for name, sources in (("data", data), ("validation", options.validation)):
+        if sources:
+            training[name] = [storage.absolute(source) for source in sources]
+    _write_config(storage.join(options.out, "best.yaml"), f"{about}. For `rayvos train {task} --config`.", training)
+    trial = max(
+        (result for result in outcome.results if dict(result.varied) == dict(best.setting.varied)),
+        key=lambda result: result.scores[options.metric],
+    )
+    weights = storage.join(_trial_folder(options, best.setting, trial.seed), "weights.safetensors")
+    if task in ENGINES and storage.exists(weights):
+        _write_config(
+            storage.join(options.out, "label.yaml"),
+            f"{about}, its best seed. For `rayvos label --config`.",
+            {"engine": task, "weights": weights},
+        )
+
+
+def _write_config(path: str, about: str, options: dict[str, object]) -> None:
+    import yaml
+
+    storage.write_bytes(path, (about + "\n" + yaml.safe_dump(options, sort_keys=False)).encode())
 
 
 def _show(outcome: Outcome, options: TuneOptions) -> None:
-    from rayvos import storage
     from rayvos.tuning.outcome import best_setting
 
     best = best_setting(outcome)

@@ -12,6 +12,8 @@ from rayvos.tuning.outcome import Outcome, SettingScore, best_setting, thrifties
 __all__ = ["sweep_svg", "write_sweep_report"]
 
 COLORS = (ACCENT, WEAK, "#2f9e6e", "#b0762b", "#7b58c8", INK)
+BESIDE = 1.012  # factor between the places of two lines on the logarithmic axis
+LONG_NAME = 30  # letters, of which three do not fit side by side above a plot
 CROSS_ENTROPY_AT = 2.0  # an infinite value is drawn at so many times the largest other one
 
 
@@ -37,7 +39,10 @@ def write_sweep_report(outcome: Outcome, path: str, *, title: str) -> None:
         outcome=outcome,
         best=best,
         thrifty=None if thrifty is best else thrifty,
-        rows=[_row(score) for score in outcome.scores],
+        rows=[_row(score, best) for score in outcome.scores],
+        metric=_metric_name(outcome),
+        name_of=_setting_name,
+        timed="seconds" in _kinds(outcome),
         seeds=len({result.seed for result in outcome.results}),
         plots=[sweep_svg(outcome, against=kind) for kind in _kinds(outcome)],
     )
@@ -49,41 +54,59 @@ def _kinds(outcome: Outcome) -> list[str]:
     return ["value", "seconds"] if timed else ["value"]
 
 
-def _row(score: SettingScore) -> dict[str, str]:
+def _row(score: SettingScore, best: SettingScore) -> dict[str, str]:
     return {
-        "name": score.setting.name.replace("=inf", "=∞ (cross entropy)"),
+        "name": _setting_name(score),
         "mean": f"{score.mean:.3f}",
         "interval": "" if math.isnan(score.half_width) else f"± {score.half_width:.3f}",
         "values": ", ".join(f"{value:.3f}" for value in score.values),
-        "seconds": "" if score.setting.seconds is None else f"{score.setting.seconds:.0f} s",
+        "place": "best" if score is best else "",
+        "seconds": "" if score.setting.seconds is None else f"{score.setting.seconds:g} s",
     }
+
+
+def _metric_name(outcome: Outcome) -> str:
+    return {"j_and_f": "J&F", "jaccard": "J", "boundary_f": "F"}.get(outcome.metric, outcome.metric.replace("_", " "))
+
+
+def _setting_name(score: SettingScore) -> str:
+    return ", ".join(_value_name(axis, value) for axis, value in score.setting.varied.items())
+
+
+def _value_name(axis: str, value: float) -> str:
+    if axis == "finetuned":
+        return "labels after fine-tuning" if value else "labels without fine-tuning"
+    return f"{axis.replace('_', ' ')} {'∞ (cross entropy)' if math.isinf(value) else f'{value:g}'}"
 
 
 def sweep_svg(outcome: Outcome, *, against: str) -> str:
     """Return the plot of quality against what is varied (`value`) or an annotator's seconds (`seconds`)."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8.6, 3.4), layout="constrained")
+    figure = Figure(figsize=(8.6, 3.6), layout="constrained")
     axes = figure.subplots()
     lines = _lines(outcome)
-    for (name, scores), color in zip(lines.items(), COLORS * len(lines), strict=False):
-        places = [_place(outcome, score, against) for score in scores]
-        order = sorted(range(len(places)), key=places.__getitem__)
-        widths = [0.0 if math.isnan(scores[n].half_width) else scores[n].half_width for n in order]
+    for number, (name, scores) in enumerate(lines.items()):
+        aside = BESIDE ** (number - (len(lines) - 1) / 2)  # bars of several lines would hide one another
+        ordered = sorted(scores, key=lambda score: _place(outcome, score, against))
+        places = [_place(outcome, score, against) * aside for score in ordered]
+        widths = [0.0 if math.isnan(score.half_width) else score.half_width for score in ordered]
+        color = COLORS[number % len(COLORS)]
         axes.errorbar(
-            [places[n] for n in order], [scores[n].mean for n in order], yerr=widths,
+            places, [score.mean for score in ordered], yerr=widths,
             color=color, marker="o", markersize=4, capsize=3, linewidth=1.4, label=name,
         )  # fmt: skip
-        for n in order:
-            axes.scatter([places[n]] * len(scores[n].values), scores[n].values, s=9, color=color, alpha=0.35)
-    axes.set(ylabel=outcome.metric.replace("_", " "), xlabel=_axis_name(outcome, against), xscale="log")
+        for place, score in zip(places, ordered, strict=True):
+            axes.scatter([place] * len(score.values), score.values, s=9, color=color, alpha=0.35)
+    axes.set(ylabel=_metric_name(outcome), xlabel=_axis_name(outcome, against), xscale="log")
     places = sorted({_place(outcome, score, against) for score in outcome.scores})
     axes.set_xticks(places, [_tick(outcome, place, against) for place in places])
     axes.minorticks_off()
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=INK, labelsize=9)
     if len(lines) > 1:
-        axes.legend(frameon=False, fontsize=9)
+        columns = 2 if max(map(len, lines)) > LONG_NAME else 3
+        figure.legend(loc="outside upper left", ncols=columns, frameon=False, fontsize=9)
     return figure_svg(figure, f"sweep-{against}")
 
 
@@ -91,7 +114,7 @@ def _lines(outcome: Outcome) -> dict[str, list[SettingScore]]:
     lines: dict[str, list[SettingScore]] = {}
     series = outcome.space.series
     for score in outcome.scores:
-        name = "" if series is None else f"{series.replace('_', ' ')} {score.setting.varied[series]:g}"
+        name = ", ".join(_value_name(axis, score.setting.varied[axis]) for axis in series)
         lines.setdefault(name, []).append(score)
     return lines
 

@@ -50,6 +50,8 @@ class Setting:
     """Options of the training task, as a command line writes them."""
     seconds: float | None
     """An annotator's seconds per object of a training clip; None where it is the same for all settings."""
+    finetuned: bool = False
+    """Whether trials learn from labels made with fine-tuning, the sweep's second data."""
 
     @property
     def name(self) -> str:
@@ -66,8 +68,8 @@ class Space:
     """The training task, unless another is asked for."""
     axis: str
     """What is varied along the plot."""
-    series: str | None
-    """What its lines differ in; None: there is one line."""
+    series: tuple[str, ...]
+    """What its lines differ in; none: there is one line."""
     settings: tuple[Setting, ...]
 
 
@@ -76,6 +78,7 @@ def space_of(
     *,
     values: Sequence[float] = (),
     series: Sequence[float] = (),
+    finetuned: bool = False,
     costs: Costs | None = None,
 ) -> Space:
     """Return a sweep.
@@ -85,6 +88,7 @@ def space_of(
         values: along its axis; none: the papers'.
         series: `tau`: minimum scores below which labels are ignored; `points`: reference points in training and
             validation; `frames`: not taken. None: a single one.
+        finetuned: `tau`: cross all with labels made without and with fine-tuning.
         costs: seconds an annotator spends.
 
     Raises:
@@ -93,7 +97,9 @@ def space_of(
     name = choose("sweep", sweep, SWEEPS)
     costs = costs or Costs()
     if name == "tau":
-        return _tau_space(tuple(values) or TAUS, tuple(series) or (0.0,))
+        return _tau_space(tuple(values) or TAUS, tuple(series) or (0.0,), (False, True) if finetuned else (False,))
+    if finetuned:
+        raise UsageError(f"sweep {name!r}: labels made with fine-tuning are compared by sweep 'tau'; leave them out")
     if name == "frames":
         if series:
             raise UsageError("sweep 'frames': it has one axis; leave the second one out")
@@ -102,26 +108,26 @@ def space_of(
     return _points_space(_whole("points", tuple(values) or POINTS, least=1), reference, costs)
 
 
-def _tau_space(taus: tuple[float, ...], min_scores: tuple[float, ...]) -> Space:
+def _tau_space(taus: tuple[float, ...], min_scores: tuple[float, ...], finetuned: tuple[bool, ...]) -> Space:
     for tau in taus:
         if not tau >= 1:
             raise UsageError(f"tau: expected a number from 1, or inf, found {tau}")
     for score in min_scores:
         if not 0 <= score <= 1:
             raise UsageError(f"min_score: expected a number from 0 to 1, found {score}")
-    several = len(min_scores) > 1
+    series = tuple(name for name, values in (("min_score", min_scores), ("finetuned", finetuned)) if len(values) > 1)
     settings = [
         Setting(
-            varied={"tau": tau, **({"min_score": score} if several else {})},
+            varied={"tau": tau, **{name: {"min_score": score, "finetuned": sharper}[name] for name in series}},
             options={"loss": "huberised", "tau": f"{tau:g}", "min_score": f"{score:g}"},
             seconds=None,
+            finetuned=sharper,
         )
+        for sharper in finetuned
         for score in min_scores
         for tau in taus
     ]
-    return Space(
-        sweep="tau", task="stcn", axis="tau", series="min_score" if several else None, settings=tuple(settings)
-    )
+    return Space(sweep="tau", task="stcn", axis="tau", series=series, settings=tuple(settings))
 
 
 def _frames_space(frames: tuple[int, ...], costs: Costs) -> Space:
@@ -129,7 +135,7 @@ def _frames_space(frames: tuple[int, ...], costs: Costs) -> Space:
         Setting(varied={"frames": count}, options={"frames": str(count)}, seconds=count * costs.mask_s)
         for count in frames
     ]
-    return Space(sweep="frames", task="stcn", axis="frames", series=None, settings=tuple(settings))
+    return Space(sweep="frames", task="stcn", axis="frames", series=(), settings=tuple(settings))
 
 
 def _points_space(points: tuple[int, ...], reference: tuple[int, ...], costs: Costs) -> Space:
@@ -148,7 +154,7 @@ def _points_space(points: tuple[int, ...], reference: tuple[int, ...], costs: Co
         for given in reference
         for count in points
     ]
-    series = "reference_points" if several else None
+    series = ("reference_points",) if several else ()
     return Space(sweep="points", task="point-stcn", axis="points", series=series, settings=tuple(settings))
 
 

@@ -58,14 +58,17 @@ def test_pandas_reads_the_table(points, tmp_path):
     assert table.groupby("points")["j_and_f"].mean().loc[1] == pytest.approx(0.32)
 
 
-@pytest.mark.parametrize("sweep", ["points", "tau"])
-def test_the_page_stands_alone_and_names_the_best(sweep, tmp_path):
+@pytest.mark.parametrize(
+    ("sweep", "best"), [("points", "points 5, reference points 10"), ("tau", "tau 5, min score 0.5")]
+)
+def test_the_page_stands_alone_and_names_the_best(sweep, best, tmp_path):
     space = space_of(sweep, values=(2, 5), series=(0.0, 0.5) if sweep == "tau" else (5, 10))
     outcome = outcome_of(space, results_of(space, [(0.3, 0.4), (0.5, 0.6), (0.2, 0.3), (0.7, 0.8)]), "j_and_f")
 
     write_sweep_report(outcome, str(tmp_path / "report.html"), title="a sweep")
 
     page = (tmp_path / "report.html").read_text()
-    assert f"Best: {best_setting(outcome).setting.name}" in page
+    assert f"Best: {best}" in page
+    assert page.count('class="best"') == 1
     assert page.count("<svg") == (2 if sweep == "points" else 1)
     assert "http://" not in page.replace("http://www.w3.org", "")

@@ -18,6 +18,18 @@ def test_tau_is_crossed_with_the_filter():
     assert all(setting.seconds is None for setting in space.settings)
 
 
+def test_tau_is_crossed_with_labels_made_with_fine_tuning():
+    space = space_of("tau", values=(2,), series=(0, 0.5), finetuned=True)
+
+    assert space.series == ("min_score", "finetuned")
+    assert [(setting.name, setting.finetuned) for setting in space.settings] == [
+        ("tau=2,min_score=0,finetuned=0", False), ("tau=2,min_score=0.5,finetuned=0", False),
+        ("tau=2,min_score=0,finetuned=1", True), ("tau=2,min_score=0.5,finetuned=1", True),
+    ]  # fmt: skip
+    with pytest.raises(UsageError, match="compared by sweep 'tau'"):
+        space_of("points", finetuned=True)
+
+
 def test_frames_cost_masks_and_points_cost_points():
     frames = space_of("frames", values=(5,), costs=Costs(mask_s=60))
     points = space_of("points", values=(10,))
