@@ -8,7 +8,7 @@ order and any rerun give the same ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 
 from rayvos import storage
 from rayvos.annotations.manifest import ManifestFile, check_clip
-from rayvos.annotations.records import Clip, MaskPrompt
+from rayvos.annotations.records import Clip, MaskPrompt, Point
 from rayvos.annotations.tables import CANDIDATES, COMPRESSION
 from rayvos.errors import FormatError, InputError, UsageError
 from rayvos.masks.points import derive_seed, evenly_spaced_frames, simulate_points
 
-__all__ = ["PointRule", "PointSummary", "simulate_clip", "write_simulated_points"]
+__all__ = ["PointRule", "PointSummary", "reference_clip", "simulate_clip", "write_simulated_points"]
 
 BACKGROUND_ID = 0  # negatives belong to a frame, not to one of its objects
 ROWS_PER_GROUP = 100_000
@@ -115,6 +115,32 @@ def simulate_clip(clip: Clip, rule: PointRule | None = None) -> list[dict[str, A
                 for rank, (x, y) in enumerate(points.tolist())
             ]  # fmt: skip
     return rows
+
+
+def reference_clip(clip: Clip, num_points: int, rule: PointRule | None = None) -> Clip:
+    """Return a clip whose only prompts are points on the objects of its first frame with masks.
+
+    Fewer points are a prefix of more. Source: Point-VOS, section 4.1: what a method of the benchmark is given.
+
+    Args:
+        clip: its `masks` are used.
+        num_points: of each object, at most.
+        rule: how points are drawn; `num_points` of it are drawn, at most.
+
+    Raises:
+        UsageError: the rule draws fewer points than are asked for.
+        IdError, FormatError: see `simulate_clip`.
+    """
+    rule = rule or PointRule()
+    if not 1 <= num_points <= rule.num_points:
+        raise UsageError(f"reference points: expected 1 to {rule.num_points}, found {num_points}")
+    rows = simulate_clip(clip, replace(rule, num_frames=1))
+    points = [
+        Point(row["object_id"], row["frame"], row["x"], row["y"])
+        for row in rows
+        if row["object_id"] != BACKGROUND_ID and row["rank"] < num_points
+    ]
+    return replace(clip, boxes=(), masks=(), points=tuple(points), traces=())
 
 
 def write_simulated_points(

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from rayvos.cli.eval_curves import budget, compare, length, narrative_grounding, point_vos
+from rayvos.cli.eval_curves import budget, compare, length, narrative_grounding
 from rayvos.cli.eval_labels import calibration, points, pseudo_labels
 from rayvos.cli.eval_options import (
     DEFAULTS,
@@ -18,6 +18,7 @@ from rayvos.cli.eval_options import (
     scoring,
     write_result,
 )
+from rayvos.cli.eval_points import point_stcn, point_vos
 
 __all__ = ["app"]
 
@@ -167,6 +168,7 @@ app.command(pseudo_labels)
 app.command(calibration)
 app.command(points)
 app.command(point_vos)
+app.command(point_stcn)
 app.command(narrative_grounding)
 app.command(length)
 app.command(budget)

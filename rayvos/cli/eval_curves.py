@@ -1,4 +1,4 @@
-"""`rayvos eval point-vos`, `narrative-grounding`, `length`, `budget`, `compare`: more than one number per result."""
+"""`rayvos eval narrative-grounding`, `length`, `budget`, `compare`: more than one number per result."""
 
 from __future__ import annotations
 
@@ -9,79 +9,25 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from rayvos import storage
-from rayvos.cli.eval_options import DEFAULTS, EvalOptions, number, print_table, scoring, show_evaluation, write_result
+from rayvos.cli.eval_options import (
+    DEFAULTS,
+    EvalOptions,
+    evaluate_masks,
+    number,
+    print_table,
+    scoring,
+    show_evaluation,
+    split_pairs,
+    write_result,
+)
 from rayvos.errors import UsageError
 
 if TYPE_CHECKING:
     from rayvos.evaluation.protocols import VosProtocol
-    from rayvos.evaluation.results import Evaluation
-    from rayvos.evaluation.sources import MaskSource
 
-__all__ = ["budget", "compare", "length", "narrative_grounding", "point_vos"]
+__all__ = ["budget", "compare", "length", "narrative_grounding"]
 
 SHOWN_CLIPS = 10
-
-Keyed = Annotated[list[str], Parameter(negative="", help="KEY=PATH, once per result.")]
-
-
-def _split(pairs: list[str]) -> dict[str, str]:
-    """Return paths by key of `KEY=PATH` words."""
-    found: dict[str, str] = {}
-    for pair in pairs:
-        key, mark, path = pair.partition("=")
-        if not mark or not key or not path:
-            raise UsageError(f"--pred {pair!r}: expected KEY=PATH, such as 10=results/ten")
-        if key in found:
-            raise UsageError(f"--pred {pair!r}: key {key!r} is there twice")
-        found[key] = path
-    return found
-
-
-def _evaluate(
-    options: EvalOptions, truth: MaskSource, prediction: MaskSource, protocol: VosProtocol, clip_ids: list[str]
-) -> Evaluation:
-    from rayvos.evaluation.scoring import evaluate
-
-    num_frames = sum(truth.num_frames.get(clip_id, 0) for clip_id in clip_ids)
-    with scoring(options, num_tasks=len(clip_ids), num_frames=num_frames) as (run, advance):
-        return evaluate(truth, prediction, protocol, clip_ids=clip_ids, run=run, on_clips=advance)
-
-
-def point_vos(
-    options: EvalOptions = DEFAULTS,
-    *,
-    gt: Annotated[str, Parameter(help="True masks: PV-DAVIS all frames, PV-Oops some of them.")],
-    pred: Keyed,
-    protocol: Annotated[
-        Literal["davis2017", "sparse"], Parameter(help="Which frames: davis2017 for PV-DAVIS, sparse for PV-Oops.")
-    ] = "davis2017",
-    split: Annotated[
-        str | None, Parameter(help="List of the data set's ImageSets; default: val if there is one.")
-    ] = None,
-) -> int:
-    """Score results that started from 1, 2, 5 and 10 points per object, and their mean.
-
-    Prints a table; --json writes the numbers. Example:
-
-        rayvos eval point-vos --gt DAVIS --pred 1=out1 --pred 2=out2 --pred 5=out5 --pred 10=out10
-    """
-    from rayvos.evaluation.opening import listed_clips, open_masks
-    from rayvos.evaluation.protocols import Davis2017, SparseFrames
-    from rayvos.evaluation.statistics import mean_of_numbers
-
-    rule: VosProtocol = Davis2017() if protocol == "davis2017" else SparseFrames()
-    truth = open_masks(gt)
-    clip_ids = listed_clips(gt, split, ("2017",)) or list(truth.num_frames)
-    sets: dict[str, dict[str, float]] = {}
-    for key, path in _split(pred).items():
-        sets[key] = dict(_evaluate(options, truth, open_masks(path, like=clip_ids), rule, clip_ids).summary)
-    names = ("J&F-Mean", "J-Mean", "F-Mean")
-    mean = {name: mean_of_numbers([summary[name] for summary in sets.values()]) for name in names}
-    rows = [[f"{key} points", *(number(summary[name]) for name in names)] for key, summary in sets.items()]
-    print_table(["first frame", *names], [*rows, ["mean", *(number(mean[name]) for name in names)]])
-    head = {"rayvos_evaluation": 1, "protocol": "point-vos", "truth": gt, "frames": protocol}
-    write_result(options, {**head, "summary": mean, "sets": sets})
-    return 0
 
 
 def narrative_grounding(
@@ -176,14 +122,14 @@ def budget(
     years = ("2016", "480p") if protocol == "davis2016" else ("2017",)
     clip_ids = listed_clips(gt, split, years) or list(truth.num_frames)
     points, baseline, rows, listed = [], [], [], []
-    for key, path in _split(pred).items():
+    for key, path in split_pairs(pred).items():
         if key != "first" and not key.isdigit():
             raise UsageError(f"--pred {key}={path}: expected first=PATH or a whole number, every so many-th frame")
         every = None if key == "first" else int(key)
         counts = [(len(anchors_every(every, truth.num_frames[name])), truth.num_frames[name]) for name in clip_ids]
         share = sum(count for count, _ in counts) / sum(frames for _, frames in counts)
-        found = frame_quality(_evaluate(options, truth, open_masks(path, like=clip_ids), rule, clip_ids).objects)
-        copied = frame_quality(_evaluate(options, truth, CopyNearest(truth, every), rule, clip_ids).objects)
+        found = frame_quality(evaluate_masks(options, truth, open_masks(path, like=clip_ids), rule, clip_ids).objects)
+        copied = frame_quality(evaluate_masks(options, truth, CopyNearest(truth, every), rule, clip_ids).objects)
         points.append((share, found))
         baseline.append((share, copied.mean_iou))
         values = (found.mean_iou, *found.quantiles.values(), copied.mean_iou)

@@ -25,11 +25,13 @@ __all__ = [
     "DEFAULTS",
     "EvalOptions",
     "MaskOptions",
+    "evaluate_masks",
     "open_pair",
     "print_table",
     "score",
     "scoring",
     "show_evaluation",
+    "split_pairs",
     "write_result",
 ]
 
@@ -144,17 +146,38 @@ def score(
 ) -> int:
     """Score by a protocol, show the result and write it where the options say."""
     from rayvos.evaluation.results import evaluation_to_json, write_csv
-    from rayvos.evaluation.scoring import evaluate
 
     truth, prediction, clip_ids = open_pair(options, annotations=annotations, years=years)
-    num_frames = sum(truth.num_frames.get(clip_id, 0) for clip_id in clip_ids)
-    with scoring(options, num_tasks=len(clip_ids), num_frames=num_frames) as (run, advance):
-        found = evaluate(truth, prediction, protocol, clip_ids=clip_ids, run=run, on_clips=advance)
+    found = evaluate_masks(options, truth, prediction, protocol, clip_ids)
     show_evaluation(found)
     write_result(options, evaluation_to_json(found))
     if options.csv is not None:
         write_csv(found.objects, options.csv)
     return 0
+
+
+def split_pairs(pairs: list[str]) -> dict[str, str]:
+    """Return paths by key of `KEY=PATH` words."""
+    found: dict[str, str] = {}
+    for pair in pairs:
+        key, mark, path = pair.partition("=")
+        if not mark or not key or not path:
+            raise UsageError(f"--pred {pair!r}: expected KEY=PATH, such as 10=results/ten")
+        if key in found:
+            raise UsageError(f"--pred {pair!r}: key {key!r} is there twice")
+        found[key] = path
+    return found
+
+
+def evaluate_masks(
+    options: EvalOptions, truth: MaskSource, prediction: MaskSource, protocol: VosProtocol, clip_ids: list[str]
+) -> Evaluation:
+    """Score clips where the options say; progress is shown meanwhile."""
+    from rayvos.evaluation.scoring import evaluate
+
+    num_frames = sum(truth.num_frames.get(clip_id, 0) for clip_id in clip_ids)
+    with scoring(options, num_tasks=len(clip_ids), num_frames=num_frames) as (run, advance):
+        return evaluate(truth, prediction, protocol, clip_ids=clip_ids, run=run, on_clips=advance)
 
 
 def write_result(options: EvalOptions, found: Mapping[str, Any]) -> None:
