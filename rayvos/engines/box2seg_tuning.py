@@ -53,7 +53,10 @@ def encode_crop(image: NDArray[np.uint8], pixels: IntBox, area: IntBox, size: in
         size: of the network.
     """
     resized = cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
-    return np.dstack([resized, paint_guidance(pixels, area, size).astype(np.uint8)])
+    guidance = paint_guidance(pixels, area, size).astype(np.uint8)
+    found = np.empty((size, size, 4), np.uint8)
+    cv2.mixChannels([resized, guidance], [found], [0, 0, 1, 1, 2, 2, 3, 3])  # ten times as fast as np.dstack
+    return found
 
 
 def read_examples(

@@ -79,7 +79,8 @@ class MemoryBank:
         self._entered += 1
         self._key_NC[rows] = key_SC
         self._half_norm_N[rows] = key_SC.float().square().sum(1) / key_SC.shape[1] ** 0.5
-        self._value_KNC[list(objects), rows] = value_KSC
+        # An index of all objects would be copied, and a GPU waited for.
+        self._value_KNC[slice(None) if len(objects) == self._num_objects else list(objects), rows] = value_KSC
 
     def _take_slot(self, key_SC: Tensor, value_KSC: Tensor, permanent: bool) -> int:
         for index, slot in enumerate(self._slots):

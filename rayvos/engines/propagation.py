@@ -114,7 +114,7 @@ def propagate(
             last = position
             probability = _place(probability, masks) if sparse else _annotate(probability, masks)
         if (masks and (sparse or not ends)) or (not ends and (remembers or rule.include_last)):
-            value_KChw = steps.values(image, features, probability[1:][enabled])
+            value_KChw = steps.values(image, features, _of(probability[1:], enabled))
             bank.add(
                 features.key_BChw[0].flatten(1).T, value_KChw.flatten(2).transpose(1, 2), enabled,
                 permanent=bool(masks), temporary=not (masks or remembers),
@@ -146,9 +146,16 @@ def _predict(
     readout_KQC = bank.read(query_QC, enabled, top_k)
     readout_KChw = readout_KQC.transpose(1, 2).reshape(len(enabled), -1, *features.key_BChw.shape[-2:])
     aggregated = aggregate(steps.predict(readout_KChw, image, features, enabled))
+    if len(enabled) == num_objects:
+        return aggregated
     probability[0] = aggregated[0]
     probability[[position + 1 for position in enabled]] = aggregated[1:]
     return probability
+
+
+def _of(maps_KHW: Tensor, objects: list[int]) -> Tensor:
+    """Return the maps of some objects; of all, without an index, for whose copy a GPU would be waited for."""
+    return maps_KHW if len(objects) == len(maps_KHW) else maps_KHW[objects]
 
 
 def _annotate(probability: Tensor, masks: Mapping[int, Tensor]) -> Tensor:

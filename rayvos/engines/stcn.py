@@ -32,16 +32,17 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rayvos.annotations.records import Clip, MaskPrompt
+from rayvos.annotations.records import Clip
 from rayvos.engines.base import EngineNeeds, FrameReader, Label, ObjectProbability
 from rayvos.engines.devices import find_device
 from rayvos.engines.propagation import MemoryRule, pad_to_stride, propagate, unpad
-from rayvos.engines.scores import predicted_iou
+from rayvos.engines.recorded_stcn import RecordedStcn
 from rayvos.engines.spool import ProbabilitySpool
 from rayvos.engines.stcn_anchors import AnchorMasks, Anchors, find_anchors, working_size
 from rayvos.engines.stcn_cache import FeatureCache
 from rayvos.engines.stcn_fusion import fuse_passes, label_map, mask_qualities, scale_probability
-from rayvos.engines.stcn_steps import Features
+from rayvos.engines.stcn_labels import Found, arrival, frame_labels, given_label, to_host
+from rayvos.engines.stcn_steps import Features, Network
 from rayvos.errors import UsageError, choose
 from rayvos.models.stcn import STCN, normalise_images
 from rayvos.models.stcn_checkpoint import load_stcn
@@ -114,6 +115,7 @@ class StcnEngine:
         self._device_name = device
         network, self.weights = load_stcn(weights or DEFAULT_WEIGHTS)
         self._network = network.requires_grad_(False)
+        self._recorded: RecordedStcn | None = None
         self._rule = MemoryRule(
             self._config.memory_every,
             self._config.top_k,
@@ -154,8 +156,14 @@ class StcnEngine:
             UsageError: the device does not exist here.
         """
         anchors = find_anchors(clip)
+        behind: Found | None = None  # its masks are made while a GPU works on the next frame
         for frame, forward, backward in self._both_passes(clip, images, anchors, frames):
-            yield from self._frame_labels(clip, anchors, frame, forward, backward)
+            found = self._find(clip, anchors, frame, forward, backward)
+            if behind is not None:
+                yield from frame_labels(clip, anchors, behind)
+            behind = found
+        if behind is not None:
+            yield from frame_labels(clip, anchors, behind)
 
     def probabilities(self, clip: Clip, images: FrameReader, frames: Sequence[int]) -> Iterator[ObjectProbability]:
         """Yield the fused probability of every frame and object; see `Propagator`. A given mask is certain.
@@ -178,7 +186,7 @@ class StcnEngine:
                         scaled = scale_probability(fused[position + 1], (clip.height, clip.width))
                         found = scaled.clamp(0, 1).cpu().numpy()  # sums of shares may round above 1
                 else:
-                    mask = _given_label(clip, given[position]).mask if position in given else None
+                    mask = given_label(clip, given[position]).mask if position in given else None
                     found = np.zeros((clip.height, clip.width), np.float32) if mask is None else np.float32(1) * mask
                 yield ObjectProbability(frame, object_id, found)
 
@@ -233,7 +241,7 @@ class StcnEngine:
         size = working_size(clip.height, clip.width, self._max_size())
         padding = pad_to_stride(torch.empty(size))[1]
         masks = AnchorMasks(anchors, clip, size, device, backward=backward, sparse=self.sparse)
-        self._prepare(device)
+        network = self._prepared(device)
         unread = order if backward else cache.without(order)
         with closing(_pictures(images, unread, size, device, antialias=self._config.antialias)) as pictures:
 
@@ -242,13 +250,13 @@ class StcnEngine:
                 if kept is not None:
                     return kept
                 image = next(picture for at, picture in pictures if at == frame)
-                features = self._network.encode_key(image)
+                features = network.encode_key(image)
                 if backward and frame >= min(anchors.first):
                     cache.put(frame, image, features)
                 return image, features
 
             found = propagate(
-                self._network, encode, order, masks, num_objects, rule=self._rule, wanted=wanted, sparse=self.sparse
+                network, encode, order, masks, num_objects, rule=self._rule, wanted=wanted, sparse=self.sparse
             )
             while True:
                 # Entered anew each time: a generator must not leave its settings behind while its caller works.
@@ -261,11 +269,15 @@ class StcnEngine:
     def _max_size(self) -> int | None:
         return self._network.short_side if self._config.max_size == "auto" else self._config.max_size
 
-    def _prepare(self, device: torch.device) -> None:
-        """Move the network to the device it works on; not before, since planning needs none."""
+    def _prepared(self, device: torch.device) -> Network:
+        """Return the network on the device it works on; not before, since planning needs none."""
+        if device.type == "cuda" and isinstance(self._network, STCN):
+            self._recorded = self._recorded or RecordedStcn(self._network, device)
+            return self._recorded
         self._network.to(device)
         if device.type == "cpu" and self._config.precision == "float32" and isinstance(self._network, STCN):
             use_winograd(self._network)
+        return self._network
 
     def _mixed(self, device: torch.device) -> torch.autocast:
         half = None if self._config.precision == "float32" else getattr(torch, self._config.precision)
@@ -283,46 +295,22 @@ class StcnEngine:
         finally:
             torch.set_num_threads(num_threads)
 
-    def _frame_labels(
-        self, clip: Clip, anchors: Anchors, frame: int, forward: Tensor | None, backward: Tensor | None
-    ) -> Iterator[Label]:
-        """Yield the labels of one frame from what the passes found there."""
+    def _find(self, clip: Clip, anchors: Anchors, frame: int, forward: Tensor | None, backward: Tensor | None) -> Found:
+        """Ask for the masks of one frame, and what speaks for them, from what the passes found there."""
         shares = [self._share(anchors, frame, position) for position in range(len(anchors.object_ids))]
         given = {} if self.sparse else anchors.by_frame.get(frame, {})
-        positions = {object_id: position for position, object_id in enumerate(anchors.object_ids)}
         known = [p for p, share in enumerate(shares) if share is not None and p not in given]
-        found: NDArray[np.uint8] = np.zeros((clip.height, clip.width), np.uint8)
-        quality: dict[int, dict[str, float]] = {}
-        if known:
-            with self._arithmetic():
-                fused = fuse_passes(forward, backward, shares)
-                size = (fused.shape[1], fused.shape[2])
-                winners = label_map(fused, size)
-                quality = mask_qualities(fused, winners, forward, backward, {p: shares[p] for p in known})
-                if size != (clip.height, clip.width):
-                    winners = label_map(fused, (clip.height, clip.width))
-                found = winners.cpu().numpy()
-        for object_id in clip.object_ids():
-            position = positions.get(object_id, -1)
-            if position in given:
-                yield _given_label(clip, given[position])
-                continue
-            mask = found == position + 1 if position in quality else None
-            if mask is None or not mask.any():
-                yield Label(frame, object_id, None)
-                continue
-            terms = quality[position]
-            score = predicted_iou(terms["expected_iou"], 1 - terms["entropy"], terms.get("agreement"))
-            yield Label(frame, object_id, mask, score, terms)
-
-
-def _given_label(clip: Clip, prompt: MaskPrompt) -> Label:
-    from rayvos.masks.rle import rle_to_mask
-
-    if prompt.rle is None:
-        return Label(prompt.frame, prompt.object_id, None)
-    mask = rle_to_mask(prompt.rle, clip.height, clip.width)
-    return Label(prompt.frame, prompt.object_id, mask, 1.0, {"given": 1.0})
+        if not known:
+            return Found(frame, given, [], None, None, None)
+        with self._arithmetic():
+            fused = fuse_passes(forward, backward, shares)
+            size = (fused.shape[1], fused.shape[2])
+            winners = label_map(fused, size)
+            numbers = to_host(mask_qualities(fused, winners, forward, backward, {p: shares[p] for p in known}))
+            if size != (clip.height, clip.width):
+                winners = label_map(fused, (clip.height, clip.width))
+            winners = to_host(winners)
+        return Found(frame, given, known, winners, numbers, arrival(fused.device))
 
 
 def _pictures(
@@ -331,7 +319,10 @@ def _pictures(
     """Yield (frame, normalised, scaled, padded image (1, 3, H, W)) in an order that may go back."""
 
     def prepare(image: NDArray[np.uint8]) -> Tensor:
-        image_1CHW = normalise_images(torch.from_numpy(image).to(device)[None])
+        pixels_HWC = torch.from_numpy(image)
+        if device.type == "cuda":  # from ordinary memory, a copy would wait for all that the GPU still has to do
+            pixels_HWC = pixels_HWC.pin_memory()
+        image_1CHW = normalise_images(pixels_HWC.to(device, non_blocking=True)[None])
         if image_1CHW.shape[-2:] != size:
             image_1CHW = F.interpolate(image_1CHW, size, mode="bicubic", align_corners=False, antialias=antialias)
         return pad_to_stride(image_1CHW)[0]

@@ -8,11 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["fuse_passes", "label_map", "mask_qualities", "scale_probability"]
+__all__ = ["fuse_passes", "label_map", "mask_qualities", "name_qualities", "scale_probability"]
 
 NEAR_PROBABILITY = 0.05  # an object's entropy is taken where it may be at all
 
@@ -69,26 +71,34 @@ def mask_qualities(
     forward: Tensor | None,
     backward: Tensor | None,
     shares: Mapping[int, float | None],
-) -> dict[int, dict[str, float]]:
-    """Return what is known of each object's label without truth, by position.
+) -> Tensor:
+    """Return what is known of each object's label without truth: (objects, 3) float64, in the order of `shares`.
+
+    The numbers stay on the device, so that nobody waits for them yet; `name_qualities` names them.
 
     `expected_iou`: of the mask with a truth drawn pixel by pixel with these probabilities, mean intersection over
     mean union. `entropy`: mean over the pixels where the object may be, in bits. `agreement`: soft IoU of the two
-    passes, where both know the object.
+    passes, where both know the object; NaN elsewhere.
     """
     rows = []
     for position, share in shares.items():
         probability, mask = fused[position + 1], winners == position + 1
-        inside = probability[mask].sum()
+        inside = torch.where(mask, probability, 0).sum()
         union = mask.sum() + probability.sum() - inside
         near = mask | (probability >= NEAR_PROBABILITY)
-        entropy = (torch.special.entr(probability) + torch.special.entr(1 - probability))[near].sum() / math.log(2)
-        numbers = [inside / union.clamp(min=1e-9), entropy / near.sum().clamp(min=1)]
+        bits = (torch.special.entr(probability) + torch.special.entr(1 - probability)) / math.log(2)
+        numbers = [inside / union.clamp(min=1e-9), torch.where(near, bits, 0).sum() / near.sum().clamp(min=1)]
         if forward is not None and backward is not None and share is not None and 0 < share < 1:
             first, second = forward[position + 1], backward[position]
             numbers.append(torch.minimum(first, second).sum() / torch.maximum(first, second).sum().clamp(min=1e-9))
+        else:
+            numbers.append(torch.full_like(inside, math.nan))
         rows.append(torch.stack([number.double() for number in numbers]))
-    found = [row.tolist() for row in rows]
+    return torch.stack(rows)
+
+
+def name_qualities(numbers: NDArray[np.float64]) -> dict[str, float]:
+    """Return one object's row of `mask_qualities` by name, in [0, 1], without what is not known."""
     names = ("expected_iou", "entropy", "agreement")
-    limited = [[min(1.0, max(0.0, number)) for number in row] for row in found]
-    return {p: dict(zip(names, row, strict=False)) for p, row in zip(shares, limited, strict=True)}
+    known = [(name, number) for name, number in zip(names, numbers.tolist(), strict=True) if not math.isnan(number)]
+    return {name: min(1.0, max(0.0, number)) for name, number in known}

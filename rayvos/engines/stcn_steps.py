@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rayvos.engines.motion import dense_flow
+from rayvos.engines.recorded_stcn import RecordedStcn
 from rayvos.models.stcn import DEVIATION, MEAN, STCN, FrameFeatures
 from rayvos.models.stcn_compact import CompactFeatures, CompactStcn
 from rayvos.models.stcn_hints import Previous, color_histogram, hint_planes
 
 __all__ = ["Features", "Network", "Steps", "make_steps"]
 
-Network: TypeAlias = STCN | CompactStcn
+Network: TypeAlias = STCN | RecordedStcn | CompactStcn
 Features: TypeAlias = FrameFeatures | CompactFeatures
 
 
@@ -56,7 +57,7 @@ def make_steps(network: Network, num_objects: int) -> Steps:
 class _OfficialSteps:
     needs_every_frame = False
 
-    def __init__(self, network: STCN) -> None:
+    def __init__(self, network: STCN | RecordedStcn) -> None:
         self._network = network
 
     def values(self, image_1CHW: Tensor, features: FrameFeatures, masks_KHW: Tensor) -> Tensor:
@@ -92,7 +93,7 @@ class _CompactSteps:
         owner = torch.zeros(len(objects), dtype=torch.long, device=image_1CHW.device)
         flow_HW2 = dense_flow(_grey(image_1CHW), _grey(self._image))
         flow_12HW = torch.from_numpy(flow_HW2).to(image_1CHW.device).permute(2, 0, 1)[None]
-        own = self._masks_KHW[list(objects)]
+        own = self._masks_KHW if len(objects) == self._num_objects else self._masks_KHW[list(objects)]
         with torch.autocast(image_1CHW.device.type, enabled=False):
             before = Previous(self._image, flow_12HW, own, self._masks_KHW.sum(0) - own)
             hints = hint_planes(image_1CHW, before, self._colors()[list(objects)], owner)

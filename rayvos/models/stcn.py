@@ -13,6 +13,7 @@ Layouts: B images, K objects, C channels, H W pixels, h w pixels at stride 16, N
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -34,8 +35,15 @@ OBJECTS_AT_ONCE = 8  # in one pass on a GPU: bounds the activations, about 0.2 G
 
 def normalise_images(images_HWC: Tensor) -> Tensor:
     """Return RGB uint8 images (…, H, W, 3) as the networks take them: (…, 3, H, W) float32, on the same device."""
-    mean, deviation = (torch.tensor(numbers, device=images_HWC.device) for numbers in (MEAN, DEVIATION))
+    mean, deviation = _statistics(images_HWC.device)
     return ((images_HWC.float() / 255 - mean) / deviation).movedim(-1, -3).contiguous()
+
+
+@cache
+def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return mean and deviation; kept, since a GPU would be waited for each time that they are copied to it."""
+    with torch.inference_mode(False):  # whoever asks first may be labelling, and the next one training
+        return torch.tensor(MEAN, device=device), torch.tensor(DEVIATION, device=device)
 
 
 class FrameFeatures(NamedTuple):
