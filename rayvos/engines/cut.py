@@ -41,7 +41,7 @@ from rayvos.engines.crop_cuts import (
     outside_box,
     place_crop,
 )
-from rayvos.engines.frame_flows import move_probability, read_frame_flows
+from rayvos.engines.frame_flows import moved_neighbours, read_frame_flows
 from rayvos.engines.scores import mean_margin, overlap, predicted_iou
 from rayvos.errors import UsageError, choose
 from rayvos.masks.boxes import box_iou, mask_to_box, round_box
@@ -164,10 +164,12 @@ class CutEngine:
     ) -> Label:
         if object_id not in boxes.get(frame, {}):
             return Label(frame, object_id, None)
-        cut = done[frame].cuts.get(object_id)
+        here = done[frame]
+        cut = here.cuts.get(object_id)
         if cut is None:  # the box lies wholly outside the frame
             return Label(frame, object_id, np.zeros((clip.height, clip.width), np.bool_), 0.0, {"box_outside": 1.0})
-        moved = self._moved_neighbours(done, frame, object_id)
+        beside = {other: near.cuts[object_id] for other, near in done.items() if object_id in near.cuts}
+        moved = moved_neighbours(beside, frame, here.flows, here.scale)
         probability = (cut.probability + NEIGHBOUR_VOTE * sum(moved)) / (1 + NEIGHBOUR_VOTE * len(moved))
         mask = _paste(np.asarray(probability, np.float32), cut.crop, clip.height, clip.width)
         tight, given = mask_to_box(mask), np.array(cut.crop.pixels, np.float32)
@@ -182,18 +184,6 @@ class CutEngine:
         share = quality["cut_share"]
         found = predicted_iou(quality["box_agreement"], quality.get("margin", quality["cut_fit"]), temporal)
         return Label(frame, object_id, mask, share * found + (1 - share) * ELLIPSE_IOU, quality)
-
-    def _moved_neighbours(self, done: dict[int, _CutFrame], frame: int, object_id: int) -> list[NDArray[np.float32]]:
-        """Return the object's probabilities on the nearest frames, moved along the flow to this frame's grid."""
-        here = done[frame]
-        moved = []
-        for offset, flow in here.flows.items():
-            there = done.get(frame + offset)
-            other = there.cuts.get(object_id) if there else None
-            if other is not None:
-                crop = here.cuts[object_id].crop
-                moved.append(move_probability(other.probability, other.crop, crop, flow, here.scale))
-        return moved
 
     def _cut_frames(
         self, images: FrameReader, boxes: dict[int, dict[int, Box]], wanted: list[int]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from rayvos.engines.crop_cuts import Crop, flow_window
 from rayvos.engines.motion import dense_flow, flow_picture
 from rayvos.masks.warp import warp_back
 
-__all__ = ["FrameFlows", "move_probability", "partner_places", "read_frame_flows"]
+__all__ = ["FrameFlows", "Placed", "move_probability", "moved_neighbours", "partner_places", "read_frame_flows"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,6 +75,36 @@ def move_probability(
     place_x, place_y = partner_places(there, here, flow, scale)
     y, x = np.mgrid[: here.size[0], : here.size[1]].astype(np.float32)
     return warp_back(probability, np.dstack([place_x - x, place_y - y]))
+
+
+class Placed(Protocol):
+    """What was found of an object on one frame."""
+
+    @property
+    def probability(self) -> NDArray[np.float32]:
+        """On the grid of `crop`, in [0, 1]."""
+        ...
+
+    @property
+    def crop(self) -> Crop:
+        """Where it lies."""
+        ...
+
+
+def moved_neighbours(
+    found: Mapping[int, Placed], frame: int, flows: Mapping[int, NDArray[np.float32]], scale: float
+) -> list[NDArray[np.float32]]:
+    """Return an object's probabilities on the frames beside, moved along the flow to this frame's crop.
+
+    Args:
+        found: of the object, by frame; this frame is there, others may be missing.
+        frame: this frame.
+        flows: offset of a frame beside → flow of the whole frame to it.
+        scale: pixels of the flow grid per pixel of the frame.
+    """
+    here = found[frame].crop
+    beside = [(found[frame + offset], flow) for offset, flow in flows.items() if frame + offset in found]
+    return [move_probability(other.probability, other.crop, here, flow, scale) for other, flow in beside]
 
 
 def partner_places(

@@ -35,7 +35,7 @@ from rayvos.engines.finetune import (
     tuning_masks,
     used_options,
 )
-from rayvos.engines.frame_flows import FrameFlows, move_probability, read_frame_flows
+from rayvos.engines.frame_flows import FrameFlows, moved_neighbours, read_frame_flows
 from rayvos.engines.guidance import OFFSETS, Guidance, Prompt, guidance_planes
 from rayvos.engines.guided_network import DEFAULT_WEIGHTS, Found, GuidedSegmenter, load_segmenter
 from rayvos.engines.guided_tuning import sharpen_segmenters
@@ -257,7 +257,8 @@ class GuidedEngine:
         found = here.found.get(object_id)
         if found is None:
             return Label(frame, object_id, np.zeros((clip.height, clip.width), np.bool_), 0.0, {"box_outside": 1.0})
-        moved = self._moved_neighbours(done, frame, object_id) if self._config.neighbours else []
+        beside = {other: near.found[object_id] for other, near in done.items() if object_id in near.found}
+        moved = moved_neighbours(beside, frame, here.flows, here.scale) if self._config.neighbours else []
         votes = found.probability + NEIGHBOUR_VOTE * sum(moved)
         probability = np.asarray(votes / (1 + NEIGHBOUR_VOTE * len(moved)), np.float32)
         mask = self._paste(probability, found.crop, prompt, clip.height, clip.width)
@@ -275,18 +276,6 @@ class GuidedEngine:
         if prompt.box is not None:
             agreement = quality["box_agreement"] = box_agreement(mask, prompt.box)
         return Label(frame, object_id, mask, predicted_iou(agreement, found.quality, temporal), quality)
-
-    def _moved_neighbours(self, done: Mapping[int, _Frame], frame: int, object_id: int) -> list[NDArray[np.float32]]:
-        """Return the object's probabilities on the frames beside, moved along the flow to this frame's crop."""
-        here = done[frame]
-        moved = []
-        for offset, flow in here.flows.items():
-            there = done.get(frame + offset)
-            other = there.found.get(object_id) if there else None
-            if other is not None:
-                crop = here.found[object_id].crop
-                moved.append(move_probability(other.probability, other.crop, crop, flow, here.scale))
-        return moved
 
     def _paste(
         self, probability: NDArray[np.float32], crop: Crop, prompt: Prompt, height: int, width: int

@@ -11,14 +11,15 @@ Tensor layouts: B batch, C channels, H height, W width.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rayvos.errors import UsageError, WeightsError
+from rayvos.errors import UsageError
 from rayvos.models.backbones import Backbone, build_backbone, widen_first_conv
+from rayvos.models.configuration import known_fields
 from rayvos.models.layers import ASPP, ConvNormAct, SeparableConv, resize_bilinear
 
 __all__ = ["Box2Seg", "Box2SegModel", "DeepLabV3Plus", "build_box2seg", "normalise_crops"]
@@ -105,12 +106,7 @@ def build_box2seg(configuration: Mapping[str, Any]) -> Box2Seg:
         WeightsError: the configuration has a field that this version does not know.
         UsageError: a value is not possible.
     """
-    unknown = sorted(set(configuration) - {known.name for known in fields(Box2SegModel)})
-    if unknown:
-        raise WeightsError(
-            f"box2seg configuration: unknown {', '.join(unknown)}; written by a newer rayvos? upgrade rayvos"
-        )
-    return Box2Seg(Box2SegModel(**configuration))
+    return Box2Seg(Box2SegModel(**known_fields(configuration, Box2SegModel, "box2seg")))
 
 
 def normalise_crops(crops_BHWC: Tensor) -> Tensor:

@@ -15,14 +15,15 @@ Tensor layouts: B batch, C channels, H height, W width.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rayvos.errors import UsageError, WeightsError
+from rayvos.errors import UsageError
+from rayvos.models.configuration import known_fields
 from rayvos.models.layers import ConvNormAct, ResidualBlock
 
 __all__ = ["PLANES", "Guided", "GuidedModel", "GuidedOutput", "build_guided"]
@@ -159,12 +160,7 @@ def build_guided(configuration: Mapping[str, Any]) -> Guided:
         WeightsError: the configuration has a field that this version does not know.
         UsageError: a value is not possible.
     """
-    unknown = sorted(set(configuration) - {known.name for known in fields(GuidedModel)})
-    if unknown:
-        raise WeightsError(
-            f"guided configuration: unknown {', '.join(unknown)}; written by a newer rayvos? upgrade rayvos"
-        )
-    values = dict(configuration)
+    values = known_fields(configuration, GuidedModel, "guided")
     if "widths" in values:
         values["widths"] = tuple(values["widths"])
     return Guided(GuidedModel(**values))

@@ -21,7 +21,7 @@ Layouts: B images, S objects, T frames, C channels, D feature channels, H W pixe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
@@ -29,7 +29,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rayvos.errors import UsageError, WeightsError, choose
+from rayvos.errors import UsageError, choose
+from rayvos.models.configuration import known_fields
 from rayvos.models.layers import resize_bilinear
 from rayvos.models.sta_solver import Solution, solve
 
@@ -520,12 +521,7 @@ def build_sta(configuration: Mapping[str, Any]) -> STA:
         WeightsError: the configuration has a field that this version does not know.
         UsageError: a value is not possible.
     """
-    unknown = sorted(set(configuration) - {known.name for known in fields(StaModel)})
-    if unknown:
-        raise WeightsError(
-            f"sta configuration: unknown {', '.join(unknown)}; written by a newer rayvos? upgrade rayvos"
-        )
-    return STA(StaModel(**configuration))
+    return STA(StaModel(**known_fields(configuration, StaModel, "sta")))
 
 
 def normalise_bgr(crops_BCHW: Tensor) -> Tensor:
