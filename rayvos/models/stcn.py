@@ -28,7 +28,6 @@ __all__ = ["DEVIATION", "MEAN", "STCN", "FrameFeatures", "aggregate", "build_stc
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
 KEY_CHANNELS = 64
 WIDTH = 64  # channels of the first convolution; all others are multiples of it
-VALUE_CHANNELS = 8 * WIDTH
 PROBABILITY_EPSILON = 1e-7  # official soft aggregation
 OBJECTS_AT_ONCE = 8  # in one pass on a GPU: bounds the activations, about 0.2 GB an object at 480x864
 

@@ -139,6 +139,22 @@ def test_a_manifest_of_a_newer_rayvos_is_refused(tmp_path):
         ManifestFile(path)
 
 
+def test_a_manifest_of_version_1_is_read(tmp_path):
+    newer, older = str(tmp_path / "newer.parquet"), str(tmp_path / "older.parquet")
+    write_manifest([FULL, PLAIN], newer)
+    table = pq.read_table(newer)
+    bare = [[{**point} for point in points] for points in table["points"].to_pylist()]
+    for point in (point for points in bare for point in points):
+        del point["annotator"], point["seconds"]
+    kind = table.schema.field("points").type.value_type
+    kept = pa.list_(pa.struct([field for field in kind if field.name not in ("annotator", "seconds")]))
+    position = table.schema.get_field_index("points")
+    table = table.set_column(position, "points", pa.array(bare, kept))
+    pq.write_table(table.replace_schema_metadata({"rayvos.table": "manifest", "rayvos.version": "1"}), older)
+
+    assert list(ManifestFile(older)) == [FULL, PLAIN]
+
+
 def test_a_manifest_with_a_column_of_another_type_is_refused(tmp_path):
     path = str(tmp_path / "typed.parquet")
     fields = [pa.field("height", pa.string()) if field.name == "height" else field for field in MANIFEST]

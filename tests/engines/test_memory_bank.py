@@ -7,14 +7,15 @@ import torch
 
 from rayvos.engines import memory_bank
 from rayvos.engines.memory_bank import MemoryBank
-from rayvos.models.stcn import KEY_CHANNELS, VALUE_CHANNELS
+from rayvos.models.stcn import KEY_CHANNELS
 
 SIZE = 6  # positions of a frame
+NUM_VALUES = 512
 
 
 def frame(generator: torch.Generator, num_objects: int) -> tuple[torch.Tensor, torch.Tensor]:
     key = torch.randn(SIZE, KEY_CHANNELS, generator=generator)
-    return key, torch.randn(num_objects, SIZE, VALUE_CHANNELS, generator=generator)
+    return key, torch.randn(num_objects, SIZE, NUM_VALUES, generator=generator)
 
 
 def slow_read(keys: list[torch.Tensor], values: list[torch.Tensor], query: torch.Tensor, top_k: int) -> torch.Tensor:

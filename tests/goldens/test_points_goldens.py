@@ -7,10 +7,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 from rayvos.annotations.formats.point_vos import LABELS
+from rayvos.annotations.formats.vidln import read_vidln
 from rayvos.engines.candidates import mine_candidates
 from rayvos.evaluation.points import ScoredFrames, choose_scored_frames
 from rayvos.masks.points import evenly_spaced_frames, farthest_points, pixel_keys, sample_points, splitmix64
@@ -118,3 +120,36 @@ def test_a_drawn_trace_and_its_square_are_the_recorded_ones(name):
 def test_the_key_frame_with_the_largest_trace_is_the_recorded_one():
     frames = [name for name in TRUTH["trace_render"]["cases"] if name.startswith("kf")]
     assert max(frames, key=lambda name: draw(name).sum()) == TRUTH["trace_render"]["largest_area_keyframe"]
+
+
+@pytest.mark.parametrize("case", TRUTH["trace_segments"]["cases"], ids=lambda case: str(case["caption_span"]))
+def test_the_trace_of_a_noun_is_the_recorded_one(case, tmp_path):
+    truth = TRUTH["trace_segments"]
+    width, parts = 640, truth["traces"]
+    names = [f"{frame:05d}" for frame in range(4)]
+    (tmp_path / "frames/v").mkdir(parents=True)
+    for name in names:
+        cv2.imwrite(str(tmp_path / f"frames/v/{name}.png"), np.zeros((48, width, 3), np.uint8))
+    words = [
+        {"referenced_word_start_idx": word["s"], "referenced_word_end_idx": word["e"], "start_ms": word["start"]}
+        for word in truth["alignment"]
+    ]
+    drawn = [
+        [{"x": one["x"], "y": one["y"], "time_ms_since_epoch": one["t"], "kf_idx": one["kf"]} for one in part]
+        for part in parts
+    ]
+    whole = [0, len("A dog jumps high")]  # an object that is always there: without any, a narrative is refused
+    actor = {
+        "actor_name": "dog", "caption": "A dog jumps high off", "noun_segments": [whole, case["caption_span"]],
+        "recording_start_time_ms_since_epoch": truth["recording_start_ms"], "traces": drawn, "time_alignment": words,
+    }  # fmt: skip
+    record = {
+        "dataset_id": "d", "video_id": "v", "vidln_id": "n", "keyframe_names": names, "actor_narratives": [actor]
+    }  # fmt: skip
+    (tmp_path / "narratives.jsonl").write_text(json.dumps(record))
+
+    (clip,) = read_vidln(str(tmp_path / "narratives.jsonl"), objects="nouns")
+
+    time_at = {float(int(one["x"] * width)): one["t"] for part in parts for one in part}
+    found = [[time_at[x] for x in trace.x] for trace in clip.traces if trace.object_id == 2]
+    assert found == case["result_t"]
