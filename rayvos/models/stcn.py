@@ -23,13 +23,13 @@ from torch import Tensor, nn
 from rayvos.errors import WeightsError
 from rayvos.models.winograd import WinogradConv2d
 
-__all__ = ["DEVIATION", "MEAN", "STCN", "FrameFeatures", "aggregate", "build_stcn", "normalise_images", "read_memory"]
+__all__ = ["DEVIATION", "MEAN", "STCN", "FrameFeatures", "aggregate", "build_stcn", "normalise_images"]
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
 KEY_CHANNELS = 64
 WIDTH = 64  # channels of the first convolution; all others are multiples of it
 PROBABILITY_EPSILON = 1e-7  # official soft aggregation
-OBJECTS_AT_ONCE = 8  # in one pass on a GPU: bounds the activations, about 0.2 GB an object at 480x864
+OBJECTS_AT_ONCE = 8  # in one pass: bounds the activations, about 0.2 GB an object on a GPU at 480x864
 
 
 def normalise_images(images_HWC: Tensor) -> Tensor:
@@ -112,8 +112,8 @@ class _ResBlock(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         shortcut = x_BCHW if self.downsample is None else self.downsample(x_BCHW)
-        merged: Tensor = self.conv2(F.relu(self.conv1(F.relu(x_BCHW)))) + shortcut
-        return merged
+        inner = _convolve(self.conv1, x_BCHW, rectified=True)
+        return _convolve(self.conv2, inner, rectified=True).add_(shortcut)
 
     def share(self, shared_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Return what the last input channels, common to all objects, give to `conv1` and to the shortcut.
@@ -123,30 +123,31 @@ class _ResBlock(nn.Module):
         if self.downsample is None:
             raise ValueError("a split block changes the number of channels")
         channels = slice(-shared_BCHW.shape[1], None)
-        parts = (self.conv1, F.relu(shared_BCHW)), (self.downsample, shared_BCHW)
-        first, shortcut = (_add_bias(_convolve(conv, x_BCHW, channels), conv) for conv, x_BCHW in parts)
-        return first, shortcut
+        first = _convolve(self.conv1, shared_BCHW, channels, rectified=True)
+        return first, _convolve(self.downsample, shared_BCHW, channels)
 
     def forward_split(self, own_KCHW: Tensor, shared: tuple[Tensor, ...]) -> Tensor:
         """Return `forward` of the channel-wise concatenation of own and shared channels, the latter by `share`."""
         assert self.downsample is not None, "`share` refused"
         channels = slice(None, own_KCHW.shape[1])
-        first = _convolve(self.conv1, F.relu(own_KCHW), channels) + shared[0]
-        shortcut = _convolve(self.downsample, own_KCHW, channels) + shared[1]
-        merged: Tensor = self.conv2(F.relu(first)) + shortcut
-        return merged
+        first = _convolve(self.conv1, own_KCHW, channels, rectified=True, biased=False).add_(shared[0])
+        shortcut = _convolve(self.downsample, own_KCHW, channels, biased=False).add_(shared[1])
+        return _convolve(self.conv2, first, rectified=True).add_(shortcut)
 
 
-def _convolve(conv: nn.Conv2d, x_BCHW: Tensor, channels: slice) -> Tensor:
-    """Return the part of a convolution that some input channels make, without the bias."""
+def _convolve(
+    conv: nn.Conv2d,
+    x_BCHW: Tensor,
+    channels: slice = slice(None),
+    *,
+    rectified: bool = False,
+    biased: bool = True,
+) -> Tensor:
+    """Return the part of a 3x3 convolution that some input channels make, with or without a ReLU before it."""
     if isinstance(conv, WinogradConv2d):
-        return conv.convolve(x_BCHW, channels)
-    return F.conv2d(x_BCHW, conv.weight[:, channels], padding=1)
-
-
-def _add_bias(x_BCHW: Tensor, conv: nn.Conv2d) -> Tensor:
-    assert conv.bias is not None, "convolutions of residual blocks have biases"
-    return x_BCHW + conv.bias[:, None, None]
+        return conv.convolve(x_BCHW, channels, rectified=rectified, biased=biased)
+    x_BCHW = F.relu(x_BCHW) if rectified else x_BCHW
+    return F.conv2d(x_BCHW, conv.weight[:, channels], conv.bias if biased else None, padding=1)
 
 
 class _KeyEncoder(nn.Module):
@@ -248,9 +249,14 @@ class _ValueEncoder(nn.Module):
         return image, *self.fuser.block1.share(f16_BChw)
 
     def forward(self, mask_K1HW: Tensor, others_K1HW: Tensor, shared: tuple[Tensor, ...]) -> Tensor:
+        out: Tensor = self.fuser(self.embed(mask_K1HW, others_K1HW, shared), shared[1:])
+        return out
+
+    def embed(self, mask_K1HW: Tensor, others_K1HW: Tensor, shared: tuple[Tensor, ...]) -> Tensor:
+        """Return what the fuser takes of each object, (K, 256, h, w)."""
         own = F.conv2d(torch.cat([mask_K1HW, others_K1HW], 1), self.conv1.weight[:, 3:], self.conv1.bias, 2, 3)
         x = F.max_pool2d(F.relu(self.bn1(own + shared[0])), 3, 2, 1)
-        out: Tensor = self.fuser(self.layer3(self.layer2(self.layer1(x))), shared[1:])
+        out: Tensor = self.layer3(self.layer2(self.layer1(x)))
         return out
 
 
@@ -273,7 +279,7 @@ class _UpsampleBlock(nn.Module):
     def forward(self, skip_BCHW: Tensor, x_KChw: Tensor) -> Tensor:
         """Return maps twice as large; `skip_BCHW` is what `skip_conv` gave, once for all objects."""
         up = F.interpolate(x_KChw, scale_factor=2.0, mode="bilinear", align_corners=False)
-        out: Tensor = self.out_conv(skip_BCHW + up)
+        out: Tensor = self.out_conv(up.add_(skip_BCHW))
         return out
 
 
@@ -292,8 +298,11 @@ class _Decoder(nn.Module):
 
     def forward(self, readout_KChw: Tensor, shared: tuple[Tensor, ...]) -> Tensor:
         """Return the logits (K, 1, H, W); `shared` holds one image for all objects, or one for each."""
-        x = self.compress.forward_split(readout_KChw, shared[2:])
-        x = self.up_8_4(shared[1], self.up_16_8(shared[0], x))
+        return self.expand(self.compress.forward_split(readout_KChw, shared[2:]), shared)
+
+    def expand(self, compressed_KChw: Tensor, shared: tuple[Tensor, ...]) -> Tensor:
+        """Return `forward` from what `compress` gave."""
+        x = self.up_8_4(shared[1], self.up_16_8(shared[0], compressed_KChw))
         logits = self.pred(F.relu(x))
         return F.interpolate(logits, scale_factor=4.0, mode="bilinear", align_corners=False)
 
@@ -353,17 +362,21 @@ class STCN(nn.Module):
         others_K1HW = mask_K1HW.sum(0, keepdim=True) - mask_K1HW if len(mask_K1HW) > 1 else torch.zeros_like(mask_K1HW)
         shared = self.value_encoder.share(image_1CHW, f16_1Chw)
         parts = zip(_parts(mask_K1HW), _parts(others_K1HW), strict=True)
-        return torch.cat([self.value_encoder(masks, others, shared) for masks, others in parts])
+        embedded = torch.cat([self.value_encoder.embed(masks, others, shared) for masks, others in parts])
+        return torch.cat(
+            [self.value_encoder.fuser(part, shared[1:]) for part in torch.split(embedded, OBJECTS_AT_ONCE)]
+        )
 
     def decode(self, readout_KChw: Tensor, features: FrameFeatures) -> Tensor:
         """Return the logits (K, H, W) of all objects of one frame from what they read in memory (K, 512, h, w)."""
         shared = self.decoder.share(features)
-        logits = [self.decoder(part, shared) for part in _parts(readout_KChw)]
-        return torch.cat(logits)[:, 0]
+        compress = self.decoder.compress.forward_split
+        compressed = torch.cat([compress(part, shared[2:]) for part in torch.split(readout_KChw, OBJECTS_AT_ONCE)])
+        return torch.cat([self.decoder.expand(part, shared) for part in _parts(compressed)])[:, 0]
 
 
 def _parts(objects_KCHW: Tensor) -> tuple[Tensor, ...]:
-    # On a CPU one after the other: their maps stay in the cache, and nothing is won by more.
+    # On a CPU one after the other: their large maps stay in the cache, and nothing is won by more.
     at_once = 1 if objects_KCHW.device.type == "cpu" else OBJECTS_AT_ONCE
     parts: tuple[Tensor, ...] = torch.split(objects_KCHW, at_once)
     return parts
@@ -382,33 +395,6 @@ def build_stcn(model: Mapping[str, Any]) -> STCN:
     if unknown:
         raise WeightsError(f"stcn: unknown model keys {', '.join(unknown)}; upgrade rayvos")
     return STCN(attention=bool(model.get("attention", True)), width=int(model.get("width", WIDTH)))
-
-
-def read_memory(key_NC: Tensor, half_norm_N: Tensor, value_KNC: Tensor, query_QC: Tensor, top_k: int | None) -> Tensor:
-    """Return what each query position reads: the values of its most similar memory positions, softmax-weighted.
-
-    Similarity is the negative squared distance over the square root of the key's length; the query's own norm is
-    left out, since it shifts all similarities of a query alike.
-
-    Args:
-        key_NC: (N, 64) memory keys.
-        half_norm_N: (N,) squared norms of the keys over 8.
-        value_KNC: (K, N, 512).
-        query_QC: (Q, 64).
-        top_k: how many memory positions a query reads; None: all of them.
-
-    Returns:
-        (K, Q, 512).
-    """
-    scale = KEY_CHANNELS**-0.5
-    affinity_QN = torch.addmm(half_norm_N[None], query_QC, key_NC.T, beta=-1, alpha=2 * scale)
-    if top_k is None or top_k >= affinity_QN.shape[1]:
-        weight_QN = torch.softmax(affinity_QN, 1)
-        return torch.matmul(weight_QN, value_KNC)
-    best_QT, index_QT = affinity_QN.topk(top_k, 1)
-    weight_QT = torch.softmax(best_QT, 1)
-    reads = [F.embedding_bag(index_QT, value_NC, per_sample_weights=weight_QT, mode="sum") for value_NC in value_KNC]
-    return torch.stack(reads)
 
 
 def aggregate(probability_KHW: Tensor) -> Tensor:

@@ -26,10 +26,11 @@ def slow_read(keys: list[torch.Tensor], values: list[torch.Tensor], query: torch
     return (weight @ value.double()).float()
 
 
-@pytest.mark.parametrize("chunk_frames", [1, 3, 100])
+@pytest.mark.parametrize(("num_bytes", "least_frames"), [(1, 1), (400, 100), (1 << 20, 1)])
 @pytest.mark.parametrize("top_k", [1, 5, 1000])
-def test_objects_read_what_entered_since_they_were_known(monkeypatch, chunk_frames, top_k):
-    monkeypatch.setattr(memory_bank, "CHUNK_FRAMES", chunk_frames)
+def test_objects_read_what_entered_since_they_were_known(monkeypatch, num_bytes, least_frames, top_k):
+    monkeypatch.setitem(memory_bank.AFFINITY_BYTES, "cpu", num_bytes)
+    monkeypatch.setattr(memory_bank, "LEAST_FRAMES", least_frames)
     generator = torch.Generator().manual_seed(top_k)
     bank = MemoryBank(2)
     keys, values = [], []

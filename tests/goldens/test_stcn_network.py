@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from rayvos.models.stcn import STCN, aggregate, read_memory
+from rayvos.engines.memory_bank import MemoryBank
+from rayvos.models.stcn import STCN, aggregate
 from tests.goldens.stcn_cases import GOLDENS, case_names, formula_network, load_case, normalised
 
 if not GOLDENS.is_dir():
@@ -38,10 +39,9 @@ def case(request, network):
         first = aggregate(masks)
         value = network.encode_value(image(start), memory.f16_BChw, first[1:])
         query = network.encode_key(image(start + 1))
-        key_NC = memory.key_BChw.flatten(2)[0].T.contiguous()
-        half_norm = key_NC.square().sum(1) / 8
-        query_QC = query.key_BChw.flatten(2)[0].T
-        reads = read_memory(key_NC, half_norm, value.flatten(2).transpose(1, 2).contiguous(), query_QC, meta["top_k"])
+        bank = MemoryBank(len(ids))
+        bank.add(memory.key_BChw.flatten(2)[0].T, value.flatten(2).transpose(1, 2), range(len(ids)))
+        reads = bank.read(query.key_BChw.flatten(2)[0].T, range(len(ids)), meta["top_k"])
         readout = reads.transpose(1, 2).reshape(len(ids), 512, *query.key_BChw.shape[2:])
         logits = network.decode(readout, query)
     found = {
