@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from rayvos.annotations.records import Box, Clip
 from rayvos.engines.base import EngineNeeds, FrameReader, Label
 from rayvos.engines.box2seg_tuning import Box2SegSamples, encode_crop, read_examples
+from rayvos.engines.cuda_graphs import RecordedCall
 from rayvos.engines.devices import find_device, single_threads
 from rayvos.engines.finetune import (
     FinetuneMasks,
@@ -57,6 +58,7 @@ Precision = Literal["float32", "bfloat16", "float16"]
 IntBox = tuple[int, int, int, int]
 
 CLIP_GROWTH = 0.1  # Box2Seg specification: the mask may leave the box by this share of its width and height
+WORKERS_BESIDE_GPU = 4  # Python threads: more of them keep the one that launches the GPU's work waiting
 CPU_BATCH, GPU_BATCH = 1, 32  # crops per forward pass; see "Why so" and benchmarks/box2seg_throughput.py
 THRESHOLD = 0.5  # Box2Seg specification
 ROWS_PER_BATCH = 1024  # frames without boxes make no crops: yield their labels before a batch is full
@@ -170,6 +172,7 @@ class Box2SegEngine:
         self._network = fold_batch_norms(network).requires_grad_(False)
         self._network_bytes = sum(parameter.nbytes for parameter in self._network.parameters())
         self._one_pass = threading.Lock()
+        self._recorded = RecordedCall(lambda inputs_BCHW: (_probability(self._network, inputs_BCHW),))
 
     def options(self) -> Mapping[str, Any]:
         """Return everything besides the weights that labels depend on.
@@ -209,7 +212,8 @@ class Box2SegEngine:
         device = find_device(self._device_name)
         self._network.to(device, memory_format=_memory_format(self._network, device))  # type: ignore[call-overload]
         networks = self._sharpened(clip, images, device)
-        with single_threads(device, "box2seg") as (pool, num_workers):
+        most = None if device.type == "cpu" else WORKERS_BESIDE_GPU
+        with single_threads(device, "box2seg", most=most) as (pool, num_workers):
             pending: deque[tuple[_Batch, Future[list[_Found]]]] = deque()
             for batch in self._batches(clip, images, frames, device, networks):
                 pending.append((batch, pool.submit(self._segment, batch, device)))
@@ -311,7 +315,11 @@ class Box2SegEngine:
         with torch.inference_mode(), torch.autocast(device.type, dtype=half, enabled=half is not None):
             inputs_BCHW = normalise_crops(torch.from_numpy(crops_BHWC).to(device))
             inputs_BCHW = inputs_BCHW.contiguous(memory_format=_memory_format(network, device))
-            probability_BHW = torch.sigmoid(_object_logits(network, inputs_BCHW))
+            # Sharpened networks come and go with their clips; recordings of them would pile up.
+            if network is self._network:
+                (probability_BHW,) = self._recorded(inputs_BCHW)
+            else:
+                probability_BHW = _probability(network, inputs_BCHW)
         found: NDArray[np.float32] = probability_BHW.cpu().numpy()
         return found
 
@@ -339,6 +347,11 @@ def _memory_format(network: nn.Module, device: torch.device) -> torch.memory_for
     """
     depthwise = any(isinstance(module, nn.Conv2d) and module.groups > 1 for module in network.modules())
     return torch.contiguous_format if depthwise and device.type == "cuda" else torch.channels_last
+
+
+def _probability(network: nn.Module, inputs_BCHW: Tensor) -> Tensor:
+    """Return the object's probability (B, H, W)."""
+    return torch.sigmoid(_object_logits(network, inputs_BCHW))
 
 
 def _object_logits(network: nn.Module, inputs_BCHW: Tensor) -> Tensor:

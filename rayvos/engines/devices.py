@@ -36,21 +36,25 @@ def find_device(name: str, *, check: bool = True) -> torch.device:
 
 
 @contextmanager
-def single_threads(device: torch.device, name: str) -> Iterator[tuple[ThreadPoolExecutor, int]]:
+def single_threads(
+    device: torch.device, name: str, *, most: int | None = None
+) -> Iterator[tuple[ThreadPoolExecutor, int]]:
     """Give threads for work, as many as torch may use here, each computing alone; none is left behind.
 
     Args:
         device: on a GPU, threads keep torch's setting: they only prepare.
         name: of the threads, as tracebacks show it.
+        most: threads at most; None: as many as torch may use.
 
     Yields:
         the threads, and how many there are.
     """
     num_threads = torch.get_num_threads()
     alone = partial(torch.set_num_threads, 1) if device.type == "cpu" else None
-    pool = ThreadPoolExecutor(num_threads, name, initializer=alone)
+    num_workers = min(num_threads, most or num_threads)
+    pool = ThreadPoolExecutor(num_workers, name, initializer=alone)
     try:
-        yield pool, num_threads
+        yield pool, num_workers
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         # The workers' setting is theirs alone in OpenMP, but the default of threads that are still to come.
