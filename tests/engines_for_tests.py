@@ -31,14 +31,17 @@ class PlannedEngine:
     name = "planned"
     weights = ""
 
-    def __init__(self, halo: int | None = 1, seconds_per_label: float = 0.5, **options: Any) -> None:
-        self._halo, self._seconds, self._options = halo, seconds_per_label, options
+    def __init__(
+        self, halo: int | None = 1, seconds_per_label: float = 0.5, seconds_per_crop: float = 0, **options: Any
+    ) -> None:
+        self._needs = EngineNeeds(halo, 0.0, seconds_per_label, seconds_per_crop=seconds_per_crop)
+        self._options = options
 
     def options(self) -> Mapping[str, Any]:
         return self._options
 
     def needs(self) -> EngineNeeds:
-        return EngineNeeds(halo=self._halo, seconds_per_frame=0.0, seconds_per_label=self._seconds)
+        return self._needs
 
     def label(self, clip: Clip, images: FrameReader, frames: range) -> Iterator[Label]:
         raise AssertionError("planning labels nothing")

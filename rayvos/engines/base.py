@@ -58,7 +58,9 @@ class EngineNeeds:
     seconds_per_frame: float
     """Rough cost of a 480x854 frame without its objects (decode, flow), on one CPU core (or on the GPU it needs)."""
     seconds_per_label: float
-    """Rough cost of one object on one frame."""
+    """Rough cost of one object on one such frame; of larger frames, more."""
+    seconds_per_crop: float = 0.0
+    """Rough cost of one object on one frame of any size: where the network sees a crop of its own size."""
     seconds_per_clip: float = 0.0
     """Rough cost of a clip, whatever its length: adaptation."""
     seconds_per_masked_object: float = 0.0

@@ -154,7 +154,7 @@ class StaEngine:
         self._device_name = device
         self._sampling = self._config.sampling()
         network, self.weights = load_sta(weights)
-        self._widths = network.model.widths
+        self._model = network.model
         self._size = (self._config.height or network.model.height, self._config.width or network.model.width)
         self._runner = StaRunner(
             network, size=self._size, steps=self._config.iterations, precision=self._config.precision
@@ -175,12 +175,15 @@ class StaEngine:
         # 0.8 s a label on one CPU core with 5 frames at 192x320; the time grows with the crop's area and, as one part
         # in about three depends on the frame alone, with the window. The GPU's seconds are a guess: measure yours.
         share = self._size[0] * self._size[1] / (192 * 320) * (2 + self._sampling.window) / 7
+        if self._model.variant == "compact":
+            share *= 0.35
         # Pictures wait for the codes that are made of them: a block of the ring and a window's reach, at most.
         pictures = (1 + BLOCK_REACHES) * (1 + self._sampling.reach) * 1080 * 1920 * 3
         return EngineNeeds(
             halo=self._sampling.reach,
             seconds_per_frame=0.01,
-            seconds_per_label=(0.02 if on_gpu else 0.8) * share,
+            seconds_per_label=0.01,
+            seconds_per_crop=(0.02 if on_gpu else 0.8) * share,
             num_cpus=2 if on_gpu else 1,
             # `auto` on a machine without a GPU may be planning for a cluster that has some.
             num_gpus=0 if self._device_name == "cpu" else 1,
@@ -259,7 +262,9 @@ class StaEngine:
 
     def _capacity(self) -> int:
         """Return how many codes the ring holds."""
-        return int(self._config.memory_gb * (1 << 30) / code_bytes(self._size, self._config.precision, self._widths))
+        return int(
+            self._config.memory_gb * (1 << 30) / code_bytes(self._size, self._config.precision, self._model.widths)
+        )
 
     def _target(self, clip: Clip, box: Box) -> _Target:
         placed = np.array([box.x0, box.y0, box.x1 - box.x0, box.y1 - box.y0])

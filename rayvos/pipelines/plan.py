@@ -264,6 +264,7 @@ def _cost_s(clip: Clip, needs: EngineNeeds) -> float:
     num_labels = sum(box.visible for box in clip.boxes) or clip.num_frames * len(clip.objects)
     masked = {mask.object_id for mask in clip.masks if mask.rle is not None and not mask.machine_made}
     labelling = scale * (clip.num_frames * needs.seconds_per_frame + num_labels * needs.seconds_per_label)
+    labelling += num_labels * needs.seconds_per_crop
     return labelling + needs.seconds_per_clip + len(masked) * needs.seconds_per_masked_object
 
 

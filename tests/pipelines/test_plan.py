@@ -103,6 +103,18 @@ def test_units_hold_about_a_minute_and_short_clips_share_one(run, tmp_path):
     assert sum(unit.cost_s for unit in plan.units) / len(plan.units) > 30
 
 
+def test_labels_on_crops_cost_the_same_on_small_frames(run, tmp_path):
+    small = dataclasses.replace(make_clip("small", num_frames=60), height=60, width=90)
+    manifest = str(tmp_path / "small.parquet")
+    write_manifest([small], manifest)
+
+    by_frame = plan_run(run, manifest, planned(seconds_per_label=1))
+    by_crop = plan_run(run, manifest, planned(seconds_per_label=0, seconds_per_crop=1, other="job"))
+
+    assert len(by_frame.units) == 1
+    assert len(by_crop.units) > 1
+
+
 def test_a_rerun_finds_the_same_plan_and_nothing_to_do(run, manifest):
     first = plan_run(run, manifest, planned())
     work(run, first.todo)
