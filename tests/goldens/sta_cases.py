@@ -30,7 +30,7 @@ def load_case(name: str) -> tuple[Any, dict[str, Any]]:
 
 @cache
 def _formula_state(salt: str) -> dict[str, torch.Tensor]:
-    return {key: _formula_weight(salt, key, tuple(value.shape)) for key, value in _empty().state_dict().items()}
+    return {key: formula_weight(salt, key, tuple(value.shape)) for key, value in _empty().state_dict().items()}
 
 
 def formula_state(salt: str, overrides: dict[str, list[float]]) -> dict[str, torch.Tensor]:
@@ -50,7 +50,7 @@ def _empty() -> STA:
         return STA()
 
 
-def _formula_weight(salt: str, key: str, shape: tuple[int, ...]) -> torch.Tensor:
+def formula_weight(salt: str, key: str, shape: tuple[int, ...]) -> torch.Tensor:
     if key.endswith("num_batches_tracked"):
         return torch.zeros(shape, dtype=torch.int64)
     n = np.random.default_rng(zlib.crc32((salt + key).encode())).standard_normal(shape)

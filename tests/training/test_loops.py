@@ -11,9 +11,12 @@ import pytest
 import torch
 
 from rayvos.errors import InputError, RunError, UsageError
+from rayvos.models.registry import load_model
 from rayvos.models.weights import read_weights
-from rayvos.training.registry import TrainingPlan
+from rayvos.training.registry import TrainingPlan, TrainingRequest, plan_training
 from rayvos.training.runs import RunSettings, train_run
+from rayvos.video.synthetic import SynthConfig
+from rayvos.video.synthetic_set import SetSettings, write_set
 from tests.ray_cluster import worker_environment
 from tests.training.tiny_task import TinyTask, tiny_optimisation
 
@@ -68,6 +71,24 @@ def test_two_workers_follow_the_curve_of_one(ray_cluster, tmp_path):
     for name, value in weights_of(tmp_path / "one").items():
         torch.testing.assert_close(weights_of(tmp_path / "two")[name], value, atol=1e-4, rtol=1e-4)
     assert notes
+
+
+def test_two_workers_train_sta_as_one_does(ray_cluster, tmp_path):
+    validation = str(tmp_path / "set")
+    write_set(validation, SetSettings(SynthConfig(num_frames=6, height=64, width=96, num_objects=1)), 1)
+    options = {"height": 64, "width": 96, "num_frames": 2, "iterations": 2}
+    request = TrainingRequest(
+        batch_size=2, steps=2, validation=(validation,), folder=str(tmp_path / "two"), options=options
+    )
+    plan = plan_training("sta", request)
+
+    pair = train_with(2, plan, settings_of(tmp_path / "two"))
+    alone = train_run(plan, settings_of(tmp_path / "one"))
+
+    assert pair.done
+    assert pair.loss == pytest.approx(alone.loss, rel=1e-3)
+    assert pair.validation["mean_iou"] == pytest.approx(alone.validation["mean_iou"], abs=0.05)
+    assert load_model(pair.weights)[1].model == {"variant": "compact", "height": 64, "width": 96}
 
 
 def test_a_killed_worker_changes_nothing(quiet_pair, tmp_path):
