@@ -44,7 +44,7 @@ def _generated(**options: Any) -> Mapping[str, Recipe]:
     quick = Optimisation(steps=400, batch_size=4, learning_rate=1e-3, warmup_steps=20, ema_decay=0.98, clip_norm=1.0)
     return {
         "default": Recipe(options={"size": 192, "clips": 2000, **options}, optimisation=default),
-        "quick": Recipe(options={"size": 96, "width": 16, **options}, optimisation=quick),
+        "quick": Recipe(options={"size": 96, "width": 8, **options}, optimisation=quick),
     }
 
 
