@@ -34,6 +34,7 @@ from torch import Tensor
 
 from rayvos.annotations.records import Clip
 from rayvos.engines.base import EngineNeeds, FrameReader, Label, ObjectProbability
+from rayvos.engines.cpu_stcn import prepare_for_cpu
 from rayvos.engines.devices import find_device
 from rayvos.engines.propagation import MemoryRule, pad_to_stride, propagate, unpad
 from rayvos.engines.recorded_stcn import RecordedStcn
@@ -46,7 +47,6 @@ from rayvos.engines.stcn_steps import Features, Network
 from rayvos.errors import UsageError, choose
 from rayvos.models.stcn import STCN, normalise_images
 from rayvos.models.stcn_checkpoint import load_stcn
-from rayvos.models.winograd import use_winograd
 
 __all__ = ["StcnConfig", "StcnEngine"]
 
@@ -276,7 +276,7 @@ class StcnEngine:
             return self._recorded
         self._network.to(device)
         if device.type == "cpu" and self._config.precision == "float32" and isinstance(self._network, STCN):
-            use_winograd(self._network)
+            prepare_for_cpu(self._network)
         return self._network
 
     def _mixed(self, device: torch.device) -> torch.autocast:

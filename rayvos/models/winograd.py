@@ -14,6 +14,7 @@ Layouts: B images, C input channels, O output channels, H W pixels, T tiles, A t
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from fractions import Fraction
 
 import torch
@@ -150,13 +151,20 @@ def _padded(x_BCHW: Tensor, height: int, width: int, rectified: bool) -> Tensor:
     return padded_BCHW
 
 
-def use_winograd(module: nn.Module) -> None:
-    """Replace the convolutions inside a module that are faster this way, in place; CPU, float32, inference only."""
+def use_winograd(module: nn.Module, *, leave: Collection[nn.Module] = ()) -> None:
+    """Replace the convolutions inside a module that are faster this way, in place; CPU, float32, inference only.
+
+    Args:
+        module: the network.
+        leave: parts of it that stay as they are.
+    """
     for name, child in module.named_children():
+        if child in leave:
+            continue
         if type(child) is nn.Conv2d and _is_eligible(child):
             setattr(module, name, WinogradConv2d(child))
         else:
-            use_winograd(child)
+            use_winograd(child, leave=leave)
 
 
 def _is_eligible(conv: nn.Conv2d) -> bool:

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 
 from rayvos.annotations.records import Clip, ClipSource, MaskPrompt, ObjectInfo
+from rayvos.engines.cpu_stcn import prepare_for_cpu
 from rayvos.engines.stcn import StcnConfig, StcnEngine
 from rayvos.masks.rle import mask_to_rle
-from rayvos.models.winograd import use_winograd
 from tests.goldens.stcn_cases import formula_network
 
 
@@ -19,7 +19,7 @@ from tests.goldens.stcn_cases import formula_network
 def load_formula(path: str) -> tuple:
     """Stand in for the loader: every engine of a test session shares the network that a formula makes."""
     network = copy.deepcopy(formula_network())
-    use_winograd(network)
+    prepare_for_cpu(network)
     return network, f"digest of {path}"
 
 
