@@ -66,14 +66,16 @@ def fit_calibration(quality: LabelQuality, *, engine: str, weights: str, bad_iou
 def fit_curve(
     scores: NDArray[np.float64], ious: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the points of the curve: mean score and IoU of each step of the isotonic regression.
+    """Return the points of the curve: the origin, then mean score and IoU of each step of the isotonic regression.
+
+    A score of 0 says that nothing was found, whatever the lowest score of the masks at hand was.
 
     Args:
         scores: (num_masks,), in [0, 1], in any order.
         ious: (num_masks,), in [0, 1].
 
     Returns:
-        (num_steps,) ascending scores and (num_steps,) rising IoUs.
+        (num_points,) ascending scores and (num_points,) rising IoUs.
 
     Raises:
         ShapeError: the lengths differ, there is no mask, or a number is not in [0, 1].
@@ -86,4 +88,7 @@ def fit_curve(
     totals = np.add.reduceat(counts.astype(np.float64), edges)
     knots = np.add.reduceat(values * counts, edges) / totals
     levels = np.clip(np.add.reduceat(found.x * counts, edges) / totals, 0.0, 1.0)
-    return np.clip(knots, 0.0, 1.0), np.maximum.accumulate(levels)
+    knots, levels = np.clip(knots, 0.0, 1.0), np.maximum.accumulate(levels)
+    if knots[0] > 0:
+        knots, levels = np.append(0.0, knots), np.append(0.0, levels)
+    return knots, levels

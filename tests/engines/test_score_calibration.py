@@ -17,7 +17,7 @@ from rayvos.engines.score_calibration import (
     write_calibration,
 )
 from rayvos.errors import FormatError, UsageError
-from rayvos.models.registry import build_model
+from rayvos.models.registry import build_model, packaged_weights
 from rayvos.models.weights import save_weights
 from tests.engines_for_tests import BoxFillEngine
 from tests.ray_cluster import make_clip
@@ -115,3 +115,13 @@ def test_a_calibration_beside_the_weights_is_used_unless_it_is_refused(tmp_path)
     write_calibration(replace(curve, weights="another"), calibration_beside(path))
     with pytest.raises(UsageError, match="weights another, but this is 'guided'"):
         load_engine("guided", weights=path, device="cpu")
+
+
+def test_packaged_weights_come_with_a_calibration_that_is_theirs_and_used():
+    raw, found = load_engine("guided", device="cpu", calibration="none"), load_engine("guided", device="cpu")
+
+    assert isinstance(found, CalibratedEngine)
+    assert found.weights == raw.weights
+    curve = read_calibration(calibration_beside(packaged_weights()["guided"]))
+    assert found.options()["calibration"] == curve.digest()
+    assert curve.apply(0) == 0

@@ -48,8 +48,8 @@ def test_a_rising_relation_is_found_exactly():
 def test_neighbours_in_the_wrong_order_share_a_step():
     knots, levels = fit_curve(np.array([0.1, 0.2, 0.3, 0.9]), np.array([0.2, 0.6, 0.4, 0.8]))
 
-    assert knots == pytest.approx([0.1, 0.25, 0.9])
-    assert levels == pytest.approx([0.2, 0.5, 0.8])
+    assert knots == pytest.approx([0, 0.1, 0.25, 0.9])
+    assert levels == pytest.approx([0, 0.2, 0.5, 0.8])
 
 
 def test_a_calibration_mends_a_score_that_is_too_sure_also_on_clips_it_never_saw():

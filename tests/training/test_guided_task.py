@@ -1,10 +1,15 @@
+import json
+
 import numpy as np
 import pytest
 import torch
 
+from rayvos.cli.main import main
 from rayvos.errors import UsageError
 from rayvos.models.guided import PLANES, GuidedModel
-from rayvos.models.weights import save_weights
+from rayvos.models.registry import load_model
+from rayvos.models.weights import read_weights, save_weights
+from rayvos.training import guided_task
 from rayvos.training.guided_samples import draw_sample
 from rayvos.training.guided_task import HELD_OUT_PROGRAMS, PROGRAMS, GuidedTask, fill_cache
 from rayvos.training.registry import TrainingRequest, plan_training
@@ -140,3 +145,24 @@ def test_many_samples_are_sound():
     assert np.quantile(areas, 0.02) > 0.005
     assert np.quantile(areas, 0.98) < 0.7
     assert 0.35 < np.mean(fills) < 0.55
+
+
+def test_the_default_recipe_is_trained_by_the_command_in_pieces(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(guided_task, "HEAD_START", 8)  # few scenes are enough here
+
+    def train(name, *words):
+        command = ["train", "guided", "--recipe", "default", "--in-process", "--loaders", "0", "--device", "cpu"]
+        command += ["--size", "32", "--num-validation", "2", "--steps", "3", "--batch-size", "2"]
+        command += ["--cache", str(tmp_path / "cache"), "-o", str(tmp_path / name), "--json"]
+        assert main([*command, *words]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    pieces = [train("pieces", "--max-seconds", "0") for _ in range(3)]
+    train("whole")
+
+    assert [piece["step"] for piece in pieces] == [1, 2, 3]
+    assert pieces[-1]["done"]
+    found, expected = (read_weights(str(tmp_path / name / "last.safetensors")) for name in ("pieces", "whole"))
+    assert all(torch.equal(value, expected[0][name]) for name, value in found[0].items())
+    assert load_model(str(tmp_path / "pieces" / "weights.safetensors"))[1].architecture == "guided"
+    assert list((tmp_path / "pieces" / "tensorboard").glob("events.*"))
