@@ -56,9 +56,23 @@ RECIPES: Mapping[str, Optimisation] = {
         ema_decay=0.995,
         clip_norm=5.0,
     ),
+    "continued": Optimisation(
+        steps=1_070,
+        batch_size=24,
+        learning_rate=1.5e-3,
+        weight_decay=1e-4,
+        schedule="cosine",
+        warmup_steps=100,
+        ema_decay=0.999,
+        clip_norm=10.0,
+    ),
 }
-"""Recipes of `rayvos train propagation`: the packaged weights came from `default`, but for the rates after its first
-half; their file says which, and that convolutions were computed in bfloat16."""
+"""Recipes of `rayvos train propagation`. The packaged weights came from `default`, but for the rates after its first
+half, and went on by `continued` with `size=160 frames=5 clip_frames=16 window=24 uses=40`; their file says more."""
+BOOTSTRAP_BORDERS = {
+    "default": (0.16, 0.78),
+    "continued": (0.02, 0.3),
+}  # shares of the run, between which pixels drop out
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -274,6 +288,7 @@ def plan_propagation(request: TrainingRequest) -> TrainingPlan:
         raise UsageError("task 'propagation' learns from generated clips; leave out the data")
     options = fill_options(PropagationOptions, request.options, kind="option of task 'propagation'")
     optimisation = request.optimisation(RECIPES[choose("recipe", request.recipe, RECIPES)])
+    start, end = BOOTSTRAP_BORDERS[request.recipe]
     task = PropagationTask(
         seed=request.seed,
         initial=request.weights,
@@ -284,7 +299,7 @@ def plan_propagation(request: TrainingRequest) -> TrainingPlan:
             window=options.window,
             uses=options.uses,
         ),
-        bootstrap=Bootstrap.scaled(optimisation.steps, start=0.16, end=0.78, share=0.25),
+        bootstrap=Bootstrap.scaled(optimisation.steps, start=start, end=end, share=0.25),
         num_validation=options.num_validation,
     )
     return TrainingPlan(task=task, optimisation=optimisation)
