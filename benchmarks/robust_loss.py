@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from benchmarks.reporting import arguments, finish
-from benchmarks.vos_learning import BASE, BASE_RATE, learn, new_trainer
+from benchmarks.vos_learning import BASE, BASE_RATE, QUICK_BASE, learn, new_trainer
 
 SHARES = (0.0, 0.2, 0.4)
 LOSSES: tuple[Literal["ce", "huberised"], ...] = ("ce", "huberised")
@@ -34,11 +34,12 @@ def main() -> None:
     options = arguments(__doc__ or "").parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    base_steps, steps, seeds = (24, 8, (0,)) if options.quick else (800, 150, (0, 1, 2))
+    base_steps, steps, seeds = (8, 4, (0,)) if options.quick else (800, 150, (0, 1, 2))
+    start = QUICK_BASE if options.quick else BASE
     means: dict[str, dict[str, list[float]]] = {}
     gains: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
-        base = new_trainer(BASE, steps=base_steps, learning_rate=BASE_RATE, seed=0)
+        base = new_trainer(start, steps=base_steps, learning_rate=BASE_RATE, seed=0)
         learn(base)
         print(f"before, {base_steps} steps on still pictures: J&F {base.validate()['j_and_f']:.3f}", flush=True)
         weights = f"{folder}/base.safetensors"
@@ -48,7 +49,7 @@ def main() -> None:
             for seed in seeds:
                 for loss in LOSSES:
                     # The network has begun well: no warm-up by cross entropy.
-                    config = replace(BASE, static=False, loss=loss, tau=TAU, tau_warmup=0.0, corrupted=share)
+                    config = replace(start, static=False, loss=loss, tau=TAU, tau_warmup=0.0, corrupted=share)
                     trainer = new_trainer(config, steps=steps, learning_rate=RATE, seed=seed, weights=weights)
                     learn(trainer)
                     found[loss].append(trainer.validate()["j_and_f"])

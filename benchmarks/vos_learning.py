@@ -25,9 +25,10 @@ from rayvos.training.stcn_task import StcnTask, StcnTraining
 from rayvos.training.steps import Trainer
 from rayvos.training.task import Optimisation
 
-__all__ = ["BASE", "learn", "new_trainer"]
+__all__ = ["BASE", "QUICK_BASE", "learn", "new_trainer"]
 
 BASE = StcnTraining(loss="ce", width=8, size=96, clips=64, validated_clips=16, static=True)
+QUICK_BASE = replace(BASE, clips=4, validated_clips=2)
 BASE_RATE, POINT_RATE = 1.5e-3, 5e-4
 POINTS = (1, 2, 5, 10)
 AVERAGED = 20  # steps at the start and at the end whose losses are averaged
@@ -69,8 +70,9 @@ def main() -> None:
     options = arguments(__doc__ or "").parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    base_steps, point_steps, seeds = (24, 8, (0,)) if options.quick else (800, 200, (0, 1, 2))
-    base = new_trainer(BASE, steps=base_steps, learning_rate=BASE_RATE, seed=0)
+    base_steps, point_steps, seeds = (8, 4, (0,)) if options.quick else (800, 200, (0, 1, 2))
+    start = QUICK_BASE if options.quick else BASE
+    base = new_trainer(start, steps=base_steps, learning_rate=BASE_RATE, seed=0)
     untrained = base.validate()["j_and_f"]
     first, last = learn(base)
     trained = base.validate()["j_and_f"]
@@ -78,7 +80,7 @@ def main() -> None:
     by_seed: dict[int, dict[int, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         base.export(f"{folder}/base.safetensors")
-        config = replace(BASE, static=False, supervision="points", radius_px=2)
+        config = replace(start, static=False, supervision="points", radius_px=2)
         for seed in seeds:
             trainer = new_trainer(
                 config, steps=point_steps, learning_rate=POINT_RATE, seed=seed, weights=f"{folder}/base.safetensors"

@@ -77,7 +77,9 @@ class PointStcnOptions(EvalOptions):
     """Points per object that clips start from; may be given several times. By default 1, 2, 5 and 10."""
     scale_distance: Annotated[bool, Parameter(negative="")] = False
     """Take the 20 pixels between points as meant for 480p and scale them with the frame; the paper does not."""
-    protocol: ScoredFrames = "davis2017"
+    protocol: Literal["davis2017", "sparse", "pv-oops"] = "davis2017"
+    """Where points come from and which frames are scored. `davis2017`: drawn from the first masks, all frames of
+    PV-DAVIS; `sparse`: the same, frames with masks; `pv-oops`: points of the manifest, frames with masks after them."""
     device: Annotated[Literal["auto", "cuda", "cpu"], Parameter(name=["--device", "-d"])] = "auto"
     """Where networks run; `auto` takes the cluster's GPUs if it has some."""
     address: str = ""
@@ -91,9 +93,9 @@ class PointStcnOptions(EvalOptions):
 def point_stcn(manifest: str, *, options: PointStcnOptions) -> int:
     """Run the Point-VOS benchmark: train or load Point-STCN, start from 1, 2, 5 and 10 points, score, print a table.
 
-    Points lie on the objects of each clip's first frame with masks, drawn as Point-VOS does; masks of the other frames
-    are the truth. OUT/points-1, points-2… are runs of `rayvos label`, OUT/training one of `rayvos train`: what is done
-    is never done again.
+    Points lie on the objects of each clip's first frame with masks, drawn as Point-VOS does, or are those of the
+    manifest; masks of later frames are the truth. OUT/points-1, points-2… are runs of `rayvos label`, OUT/training is
+    one of `rayvos train`: what is done is never done again.
 
     For example:
 
@@ -115,17 +117,18 @@ def point_stcn(manifest: str, *, options: PointStcnOptions) -> int:
     from rayvos.pipelines.point_benchmark import POINT_SETS, label_point_sets
 
     counts = options.points or POINT_SETS
-    rule = PointRule(num_points=max(*counts, *POINT_SETS), scale_distance=options.scale_distance)
+    drawn = PointRule(num_points=max(*counts, *POINT_SETS), scale_distance=options.scale_distance)
     with connected(options.address):
         weights = options.weights or _train(options)
         engine = EngineChoice("point-stcn", {"direction": "forward"}, weights, options.device)
         with Progress("labelling", total=len(counts), unit="sets") as progress:
-            runs = label_point_sets(
-                manifest, options.out, engine,
-                counts=counts, rule=rule, address=options.address, on_set=progress.advance,
+            found = label_point_sets(
+                manifest, options.out, engine, counts=counts, rule=None if options.protocol == "pv-oops" else drawn,
+                address=options.address, on_set=progress.advance,
             )  # fmt: skip
-    labelled = list(open_masks(runs[counts[0]]).num_frames)  # clips without masks have no points
-    sets = _score_sets(options, manifest, {str(count): run for count, run in runs.items()}, options.protocol, labelled)
+    runs = {str(count): run for count, run in found.runs.items()}
+    labelled = list(open_masks(found.runs[counts[0]]).num_frames)  # clips without masks have no points
+    sets = _score_sets(options, found.truth, runs, options.protocol, labelled)
     print("\nJ&F in the form of Point-VOS, table 3")
     shares = [100 * summary["J&F-Mean"] for summary in sets.values()]
     row = [weights, *(f"{share:.1f}" for share in (sum(shares) / len(shares), *shares))]
@@ -157,7 +160,8 @@ def _score_sets(
     from rayvos.evaluation.protocols import Davis2017, SparseFrames
     from rayvos.evaluation.statistics import mean_of_numbers
 
-    rule: VosProtocol = Davis2017() if protocol == "davis2017" else SparseFrames()
+    # In PV-Oops, no object's mask is on its reference frame: the first one counts, too.
+    rule: VosProtocol = Davis2017() if protocol == "davis2017" else SparseFrames(include_first=protocol == "pv-oops")
     truth = open_masks(gt)
     chosen = list(clip_ids or truth.num_frames)
     sets = {
