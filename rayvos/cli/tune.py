@@ -60,7 +60,7 @@ class TuneOptions:
     concurrent: int | None = None
     """Trials at once; by default as many as the cluster holds."""
     cpus: float = 1
-    """CPUs of a trial."""
+    """CPUs of a trial; beside a GPU they make its samples ahead."""
     gpus: float = 0
     """GPUs of a trial; 0.5 lets two share one."""
     point_seconds: float = 0.95
@@ -216,6 +216,7 @@ def _run(trials: list[Trial], options: TuneOptions) -> list[TrialResult]:
         concurrent=options.concurrent,
         cpus=options.cpus,
         gpus=options.gpus,
+        loaders=max(1, int(options.cpus)) if options.gpus else 0,
     )
     with (
         connected(options.address, least_cpus=options.cpus),
