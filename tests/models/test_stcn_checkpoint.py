@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 
+import fsspec
 import pytest
 import torch
 
@@ -36,9 +37,11 @@ def test_an_official_state_dict_loads_as_it_is(tmp_path, state):
     assert len(digest) == 64
 
 
-def test_a_training_checkpoint_of_parallel_training_is_the_same_network(tmp_path, state):
+def test_a_training_checkpoint_of_parallel_training_is_the_same_network_by_path_and_by_url(tmp_path, state):
     wrapped = {"it": 7, "network": {f"module.{name}": tensor for name, tensor in state.items()}, "optimizer": {}}
-    assert load(tmp_path, wrapped)[1] == load(tmp_path, state)[1]
+    digest = load(tmp_path, wrapped)[1]
+    fsspec.filesystem("memory").pipe("/stcn/wrapped.pth", (tmp_path / "stcn.pth").read_bytes())
+    assert digest == load(tmp_path, state)[1] == load_stcn("memory://stcn/wrapped.pth")[1]
 
 
 def test_a_stage_0_checkpoint_ignores_other_objects(tmp_path, state):
