@@ -54,7 +54,7 @@ Direction = Literal["both", "forward", "backward"]
 Precision = Literal["float32", "bfloat16", "float16"]
 
 DEFAULT_WEIGHTS = "stcn_compact"
-FEATURE_BYTES = 512 << 20  # of frames that both passes use: 9 of the official network at 480x864, 150 of the compact
+FEATURE_BYTES = 512 << 20  # of frames that both passes use: 9 of the official network at 480x864, 117 of the compact
 CHUNK_BYTES, CHUNK_FRAMES = 128 << 20, 32  # of frames that are read forwards and used backwards
 
 
