@@ -32,8 +32,9 @@ def test_point_vos_json_holds_every_candidate_and_takes_the_answers_back(run: st
     path = tmp_path / "out" / "points.json"
     records = json.loads(path.read_text())
     points = [point for record in records.values() for point in record["annotated_points"]]
-    for point in points:
-        point |= {"status": "ACCEPTED", "annotator": "ann", "seconds": 0.9}
+    statuses = ("ACCEPTED", "REJECTED", "AMBIGUOUS")
+    for number, point in enumerate(points):
+        point |= {"status": statuses[number % 3], "annotator": "ann", "seconds": number / 8}
     path.write_text(json.dumps(records))
     clips = list(read_point_vos(str(path), manifest=str(Path(run).parent / "clips.parquet")))
     assert (summary.clips, summary.files) == (2, 1)
@@ -42,7 +43,11 @@ def test_point_vos_json_holds_every_candidate_and_takes_the_answers_back(run: st
     assert [clip.clip_id for clip in clips] == ["clip0", "clip1"]
     verified = [point for clip in clips for point in clip.points]
     assert len(verified) == len(points)
-    assert {(point.label, point.annotator, point.seconds) for point in verified} == {("positive", "ann", 0.9)}
+    assert {point.annotator for point in verified} == {"ann"}
+    given = {point["seconds"]: (point["x"], point["y"], int(point["frame_id"]), point["status"]) for point in points}
+    status_of = dict(zip(("positive", "negative", "ambiguous"), statuses, strict=True))
+    back = {point.seconds: (point.x, point.y, point.frame, status_of[point.label]) for point in verified}
+    assert back == given
 
 
 def test_the_table_holds_every_candidate(run: str, tmp_path: Path) -> None:
