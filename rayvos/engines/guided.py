@@ -3,7 +3,8 @@
 Each object of each frame is cropped; the planes of `rayvos.engines.guidance` go through the network of
 `rayvos.models.guided`; the probabilities of the frames beside, moved along the flow, count half as much as the
 frame's own. Where an object has a box, its mask ends a tenth outside the box and holds no specks; where it has none,
-points, a trace or a mask prompt of that frame say where it is.
+points, a trace or a mask prompt of that frame say where it is. A trace says little of an object's extent: GrabCut
+(engine `scribble`) is asked first, and the network looks at the box of what that finds.
 
 Why so: labels of a frame depend on the pictures up to five frames around it and nothing else, and no crop's answer
 depends on which others share its forward pass, so that units may cut a clip anywhere and give the same bytes.
@@ -14,7 +15,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import cv2
@@ -40,8 +41,10 @@ from rayvos.engines.guidance import OFFSETS, Guidance, Prompt, guidance_planes
 from rayvos.engines.guided_network import DEFAULT_WEIGHTS, Found, GuidedSegmenter, load_segmenter
 from rayvos.engines.guided_tuning import sharpen_segmenters
 from rayvos.engines.scores import mean_margin, overlap, predicted_iou
+from rayvos.engines.scribble import ScribbleEngine
 from rayvos.errors import UsageError, choose
 from rayvos.masks.agreement import box_agreement
+from rayvos.masks.boxes import mask_to_box
 from rayvos.masks.components import drop_specks
 
 __all__ = ["GuidedConfig", "GuidedEngine"]
@@ -63,6 +66,8 @@ class GuidedConfig:
     """Show every crop mirrored, too: the network takes twice the time, masks are a little better."""
     neighbours: bool = True
     """Let the masks of the frames beside vote, moved along the flow."""
+    trace_box: bool = True
+    """Where there is a trace and no box, let the network look at the box of what GrabCut finds."""
     clip_to_box: bool = True
     """Cut masks off 10 % outside their box."""
     finetune: FinetuneMasks = "none"
@@ -243,11 +248,19 @@ class GuidedEngine:
         """Make the planes of a frame's objects."""
         guidances = {}
         for object_id, prompt in prompts.items():
-            guidance = guidance_planes(shot.image, prompt, shot.flows, shot.scale, self._segmenter.size)
+            shown = self._boxed(shot.image, prompt)
+            guidance = guidance_planes(shot.image, shown, shot.flows, shot.scale, self._segmenter.size)
             if guidance is not None:
                 guidances[object_id] = guidance
         near = {offset: flow for offset, flow in shot.flows.items() if abs(offset) <= NEAR}
         return _Asked(shot.frame, prompts, guidances, near, shot.scale)
+
+    def _boxed(self, image: NDArray[np.uint8], prompt: Prompt) -> Prompt:
+        """Return the prompt with a box, where a trace and no box says where the object is."""
+        if not self._config.trace_box or prompt.box is not None or not prompt.trace:
+            return prompt
+        box = mask_to_box(ScribbleEngine().segment(image, prompt))
+        return prompt if box is None else replace(prompt, box=box)
 
     def _label(self, clip: Clip, done: Mapping[int, _Frame], frame: int, object_id: int) -> Label:
         here = done.get(frame)

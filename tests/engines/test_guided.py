@@ -17,6 +17,7 @@ from rayvos.engines.guidance import Prompt
 from rayvos.engines.guided import GuidedConfig, GuidedEngine
 from rayvos.engines.guided_network import GuidedSegmenter, load_segmenter
 from rayvos.engines.registry import load_engine
+from rayvos.engines.scribble import ScribbleEngine
 from rayvos.errors import ShapeError, UsageError, WeightsError
 from rayvos.evaluation.jaccard import jaccard
 from rayvos.masks.boxes import mask_to_box
@@ -201,6 +202,18 @@ def test_prompts_without_a_box_are_answered_on_their_frame(weights, kind):
     assert [found.frame for found in labels if found.mask is not None] == [4]
     assert "box_agreement" not in labels[4].quality
     assert 0 <= labels[4].score <= 1
+
+
+def test_where_there_is_a_trace_the_network_looks_at_the_box_that_colours_tell(weights):
+    traced = make_clip(**PROMPTS["trace"])
+    (stroke,) = ClipPrompts(traced).on(4).values()
+    box = mask_to_box(ScribbleEngine().segment(pictures()[4], stroke))
+    boxed = replace(traced, boxes=(Box(1, 4, *box.tolist()),))
+
+    found = label(traced, weights)[4].mask
+
+    assert np.array_equal(found, label(boxed, weights, clip_to_box=False)[4].mask)
+    assert not np.array_equal(found, label(traced, weights, trace_box=False)[4].mask)
 
 
 def test_a_mask_prompt_is_not_looked_at_where_a_box_is_given(weights):
