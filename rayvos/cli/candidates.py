@@ -27,8 +27,8 @@ class CandidateOptions:
 
     engine: str = "stcn"
     """What propagates masks: `stcn`, or your own `package.module:Class` that gives probabilities."""
-    guide: str = "scribble"
-    """What makes masks of boxes, traces and points on key frames: `scribble` (no weights), `guided`, `cut` (boxes
+    guide: str = "guided"
+    """What makes masks of boxes, traces and points on key frames: `guided`, `scribble` (no weights), `cut` (boxes
     only), or your own; not used where masks are given."""
     guide_option: Annotated[tuple[str, ...], Parameter(negative="")] = ()
     """Option of the guide, as key=value; may be given several times."""

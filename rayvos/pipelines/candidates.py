@@ -27,7 +27,7 @@ __all__ = ["CandidateChoice", "CandidateJob", "CandidateMining"]
 class CandidateJob(Job):
     """All that a candidates job is told; `engine` is the propagator."""
 
-    guide: EngineChoice = field(default_factory=lambda: EngineChoice("scribble"))
+    guide: EngineChoice = field(default_factory=lambda: EngineChoice("guided"))
     """Makes masks of boxes, traces and points on key frames."""
     options: MiningOptions = field(default_factory=MiningOptions)
 

@@ -19,7 +19,7 @@ from rayvos.video.synthetic_scene import paint_frame
 from rayvos.video.synthetic_shapes import FAMILIES
 from rayvos.video.synthetic_textures import PROGRAMS
 
-__all__ = ["FPS", "SynthConfig", "SyntheticClip", "clip_id_of", "generate_clip"]
+__all__ = ["FPS", "SynthConfig", "SyntheticClip", "clip_id_of", "draw_trace", "generate_clip"]
 
 FPS = 24.0
 MAX_OBJECTS = 50
@@ -197,11 +197,12 @@ def _traces(rng: np.random.Generator, labels: NDArray[np.uint8], ids: list[int])
         areas = (labels == object_id).sum(axis=(1, 2))
         frame = int(areas.argmax())
         if areas[frame]:
-            traces.append(_walk_inside(rng, labels[frame] == object_id, object_id, frame))
+            traces.append(draw_trace(rng, labels[frame] == object_id, object_id, frame))
     return traces
 
 
-def _walk_inside(rng: np.random.Generator, mask: NDArray[np.bool_], object_id: int, frame: int) -> Trace:
+def draw_trace(rng: np.random.Generator, mask: NDArray[np.bool_], object_id: int, frame: int) -> Trace:
+    """Return the trace of a hand that wanders over a mask that holds pixels."""
     height, width = mask.shape
     inside = np.flatnonzero(mask)
     place = np.array([(pixel := int(rng.choice(inside))) % width, pixel // width], float)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rayvos.annotations.run_folder import RunFolder, read_candidates
+from rayvos.engines.registry import EngineChoice
 from rayvos.pipelines.plan import plan_run
 from rayvos.pipelines.receipts import Receipt, unit_to_row
 from rayvos.pipelines.worker import UnitWorker, WorkerSettings
@@ -29,12 +30,12 @@ def mine_here(job, num_workers: int) -> list[Receipt]:
     return receipts
 
 
-@pytest.mark.parametrize("num_workers", [2, 7])
-def test_several_workers_write_the_files_of_one(tmp_path: Path, num_workers: int) -> None:
-    clips = make_traced(tmp_path, 7)
-    alone = mine_here(candidates_on(clips, tmp_path / "one"), 1)
+@pytest.mark.parametrize(("num_workers", "guide"), [(2, "scribble"), (7, "guided")])
+def test_several_workers_write_the_files_of_one(tmp_path: Path, num_workers: int, guide: str) -> None:
+    clips, choice = make_traced(tmp_path, 7), EngineChoice(guide)
+    alone = mine_here(candidates_on(clips, tmp_path / "one", guide=choice), 1)
 
-    together = mine_here(candidates_on(clips, tmp_path / "more"), num_workers)
+    together = mine_here(candidates_on(clips, tmp_path / "more", guide=choice), num_workers)
 
     assert files_of(tmp_path / "more") == files_of(tmp_path / "one")
     assert len(files_of(tmp_path / "one")) == 7

@@ -42,9 +42,8 @@ def candidates_on(clips: list[Clip], out: Path, *, seconds_per_frame: float = 15
     manifest = Path(clips[0].source.uri).parent / "clips.parquet"
     write_manifest(clips, str(manifest))
     engine = EngineChoice(PROPAGATOR, {"seconds_per_frame": seconds_per_frame})
-    return CandidateJob(
-        str(manifest), str(out), engine, options=OPTIONS, **{"actors": 2, "max_failed": 1000, **options}
-    )
+    cheap = {"guide": EngineChoice("scribble"), "actors": 2, "max_failed": 1000}
+    return CandidateJob(str(manifest), str(out), engine, options=OPTIONS, **{**cheap, **options})
 
 
 def files_of(out: Path) -> dict[str, bytes]:
