@@ -31,7 +31,7 @@ from rayvos.training.losses import binary_logits, cross_entropy_losses, lovasz_p
 from rayvos.training.registry import TrainingPlan, TrainingRequest
 from rayvos.training.sta_initial import ENCODERS, initialise, load_backbone, measure_norms
 from rayvos.training.sta_samples import StaAugmentation, StaSample, crop_sample, draw_frames
-from rayvos.training.sta_tracks import MIN_AREA, SAMPLES_PER_CLIP, Track, find_tracks, generated_track, split_tracks
+from rayvos.training.sta_tracks import MIN_AREA, Track, find_tracks, generated_sample, generated_track, split_tracks
 from rayvos.training.task import LossResult, Optimisation, Recipe
 
 __all__ = ["RECIPES", "StaBatch", "StaTask", "StaTraining", "plan_sta"]
@@ -264,7 +264,7 @@ class StaTask:
         if self.config.backbone_weights is not None:
             load_backbone(network, self.config.backbone_weights)
         elif self.config.learn_backbone:
-            samples = [self.sample(index) for index in range(0, CALIBRATION_SAMPLES * SAMPLES_PER_CLIP, 12)]
+            samples = [self.sample(index) for index in range(CALIBRATION_SAMPLES)]
             measure_norms(network, self.collate(samples).images().flatten(0, 1))
         return network
 
@@ -289,7 +289,7 @@ class StaTask:
     def _pictures(self, index: int, rng: np.random.Generator) -> list[ObjectPicture]:
         num_frames = self.config.num_frames
         if not self.data:
-            track = generated_track(self.seed, index, num_frames, validating=False)
+            track = generated_sample(self.seed, index, num_frames)
             return [track[place] for place in draw_frames(range(len(track)), num_frames, rng)]
         tracks = [self._learnt(found) for found in self.data]
         odds = np.array(self.odds if self.odds is not None else [len(found) for found in tracks], float)
@@ -360,8 +360,8 @@ class StaTask:
 def _generated_samples(seed: int, num_frames: int, size: tuple[int, int]) -> list[StaSample]:
     """Return samples of generated clips: kept, because drawing them takes longer than labelling them."""
     return [
-        _exact_sample(_spread(generated_track(seed, number, num_frames, validating=True), num_frames), size)
-        for number in range(0, VALIDATED_OBJECTS * SAMPLES_PER_CLIP, SAMPLES_PER_CLIP)
+        _exact_sample(_spread(generated_track(seed, number, 0, num_frames, validating=True), num_frames), size)
+        for number in range(VALIDATED_OBJECTS)
     ]
 
 

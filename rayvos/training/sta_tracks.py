@@ -16,12 +16,13 @@ from rayvos.training.datasets import ObjectFrame, ObjectPicture, TrainingData, o
 from rayvos.video.synthetic import SynthConfig, generate_clip
 from rayvos.video.synthetic_textures import PROGRAMS
 
-__all__ = ["MIN_AREA", "SAMPLES_PER_CLIP", "Track", "find_tracks", "generated_track", "split_tracks"]
+__all__ = ["MIN_AREA", "Track", "find_tracks", "generated_sample", "generated_track", "split_tracks"]
 
 MIN_AREA = 11  # pixels of a mask that counts as seen; STA, training code
 HELD_OUT_PROGRAMS = ("cells", "bricks")  # textures that validation uses and training on generated clips never sees
 SYNTH_FRAMES = 10
-SAMPLES_PER_CLIP = 12  # of a generated clip: drawing it costs more than cropping from it
+SAMPLES_PER_CLIP = 24  # of a generated clip: drawing it costs more than cropping from it
+CLIPS_AT_ONCE = 8  # take turns, so that a batch shows several scenes; each is drawn once in a process
 ATTEMPTS = 8  # at generated clips, to find one with an object that is seen long enough
 
 
@@ -68,9 +69,15 @@ def _grouped(objects: Sequence[ObjectFrame], num_frames: int) -> list[Track]:
     ]
 
 
-def generated_track(seed: int, index: int, num_frames: int, *, validating: bool) -> list[ObjectPicture]:
-    """Return the frames of an object of a generated clip; neighbouring samples share a clip."""
-    number, slot = divmod(index, SAMPLES_PER_CLIP)
+def generated_sample(seed: int, index: int, num_frames: int) -> list[ObjectPicture]:
+    """Return the frames of an object that sample `index` shows; neighbouring samples are of different clips."""
+    block, place = divmod(index, CLIPS_AT_ONCE * SAMPLES_PER_CLIP)
+    slot, number = divmod(place, CLIPS_AT_ONCE)
+    return generated_track(seed, block * CLIPS_AT_ONCE + number, slot, num_frames, validating=False)
+
+
+def generated_track(seed: int, number: int, slot: int, num_frames: int, *, validating: bool) -> list[ObjectPicture]:
+    """Return the frames of an object of a generated clip."""
     for attempt in range(ATTEMPTS):
         tracks = _generated_clip(seed, number * ATTEMPTS + attempt, num_frames, validating)
         if tracks:
@@ -78,7 +85,7 @@ def generated_track(seed: int, index: int, num_frames: int, *, validating: bool)
     raise AssertionError(f"no object is seen on {2 * num_frames + 1} frames of {ATTEMPTS} generated clips")
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=2 * CLIPS_AT_ONCE)
 def _generated_clip(seed: int, number: int, num_frames: int, validating: bool) -> list[list[ObjectPicture]]:
     """Return the objects of a generated clip, each frame by frame."""
     programs = tuple(name for name in PROGRAMS if (name in HELD_OUT_PROGRAMS) == validating)
