@@ -87,7 +87,10 @@ def test_added_and_corrected_clips_are_all_that_is_redone(tmp_path: Path) -> Non
     assert summary.throughput["pieces"] == 2
     engine = job.engine.load()
     expected = pa.concat_tables([label_clip(engine, clip) for clip in changed])
-    assert stamp_labels(read_labels(job.out), fingerprint="", unit_id="", object_fingerprints={}).equals(expected)
+    labels = read_labels(job.out)
+    rounds = {(row["clip_id"], row["round"]) for row in labels.select(["clip_id", "round"]).to_pylist()}
+    assert rounds == {(clip.clip_id, int(clip is changed[1])) for clip in changed}
+    assert stamp_labels(labels, fingerprint="", unit_id="", round_=0, object_fingerprints={}).equals(expected)
 
 
 def test_another_configuration_is_refused_with_the_difference(tmp_path: Path) -> None:

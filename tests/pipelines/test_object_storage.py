@@ -106,7 +106,7 @@ def test_imported_folders_and_videos_give_the_labels_of_local_ones(s3_bucket: st
 
     (clip,) = ManifestFile(f"{s3_bucket}/clips.parquet")
     assert clip.source.uri == f"{s3_bucket}/set/walk.mp4"
-    named = ["fingerprint", "unit_id"]  # they tell the file by its time here, by its etag there
+    named = ["fingerprint", "object_fingerprint", "unit_id"]  # they tell the file by its time here, by its etag there
     assert read_labels(f"{s3_bucket}/run").drop(named).equals(labels_of(tmp_path / "run").drop(named))
 
 
