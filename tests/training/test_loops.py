@@ -74,11 +74,11 @@ def test_two_workers_follow_the_curve_of_one(ray_cluster, tmp_path):
 
 
 def test_two_workers_train_sta_as_one_does(ray_cluster, tmp_path):
-    validation = str(tmp_path / "set")
-    write_set(validation, SetSettings(SynthConfig(num_frames=6, height=64, width=96, num_objects=1)), 1)
+    data = str(tmp_path / "set")
+    write_set(data, SetSettings(SynthConfig(num_frames=6, height=64, width=96, num_objects=1)), 1)
     options = {"height": 64, "width": 96, "num_frames": 2, "iterations": 2}
     request = TrainingRequest(
-        batch_size=2, steps=2, validation=(validation,), folder=str(tmp_path / "two"), options=options
+        batch_size=2, steps=2, data=(data,), validation=(data,), folder=str(tmp_path / "two"), options=options
     )
     plan = plan_training("sta", request)
 
