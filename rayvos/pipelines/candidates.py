@@ -90,7 +90,11 @@ class CandidateMining:
         """Return the propagator's needs; a clip stays whole, since its key frame may lie anywhere."""
         needs, guide = self._engine.needs(), self._guide.needs()
         return replace(
-            needs, halo=None, num_gpus=max(needs.num_gpus, guide.num_gpus), num_cpus=max(needs.num_cpus, guide.num_cpus)
+            needs,
+            halo=None,
+            num_gpus=max(needs.num_gpus, guide.num_gpus),
+            num_cpus=max(needs.num_cpus, guide.num_cpus),
+            memory_bytes=max(needs.memory_bytes, guide.memory_bytes),
         )
 
     def prepare(self, clip: Clip) -> Clip:
