@@ -60,11 +60,7 @@ def main() -> None:
                 for loss, values in found.items()
             )
             print(f"{share:.0%} wrong labels: {told}  difference {gains[f'{share:g}']:+.3f}", flush=True)
-    ratios = {
-        f"robust_loss_{share}": float(np.mean(found["huberised"]) / max(np.mean(found["ce"]), 1e-9))
-        for share, found in means.items()
-    }
-    finish(options, ratios, {"j_and_f": means, "gains": gains})
+    finish(options, {f"robust_gain_{share}": gain for share, gain in gains.items()}, {"j_and_f": means})
 
 
 if __name__ == "__main__":

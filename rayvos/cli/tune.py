@@ -232,6 +232,7 @@ def _run(trials: list[Trial], options: TuneOptions) -> list[TrialResult]:
 def _write(outcome: Outcome, options: TuneOptions) -> None:
     from rayvos.engines.registry import ENGINES
     from rayvos.review.sweep_report import write_sweep_report
+    from rayvos.training.registry import TrainingRequest
     from rayvos.tuning.outcome import best_setting, write_results
 
     write_results(outcome, storage.join(options.out, "results.parquet"))
@@ -246,6 +247,8 @@ def _write(outcome: Outcome, options: TuneOptions) -> None:
     for name, sources in (("data", data), ("validation", options.validation)):
         if sources:
             training[name] = [storage.absolute(source) for source in sources]
+    if options.weights is not None:
+        training["weights"] = TrainingRequest(weights=options.weights).anchored().weights
     _write_config(storage.join(options.out, "best.yaml"), f"{about}. For `rayvos train {task} --config`.", training)
     trial = max(
         (result for result in outcome.results if dict(result.varied) == dict(best.setting.varied)),
