@@ -10,8 +10,9 @@ clips; those of the score are over all labels. Masks below 51 pixels are left ou
     python -m benchmarks.label_quality --clips DAVIS --methods cut,box2seg,my.package:Engine
     python -m benchmarks.label_quality --clips DAVIS --methods guided,adapted,finetuned-first,finetuned-middle
 
-`adapted` learns from each clip's boxes, `finetuned-first` and `finetuned-middle` from one true mask of each object, as
-a person would draw it, on the first or the middle frame that shows the object; that frame is not counted.
+`adapted` learns from each clip's boxes (`adapted-fully` goes all the way, see `adapt_share` of the engine),
+`finetuned-first` and `finetuned-middle` from one true mask of each object, as a person would draw it, on the first or
+the middle frame that shows the object; that frame is not counted.
 """
 
 from __future__ import annotations
@@ -112,6 +113,7 @@ METHODS: dict[str, Method] = {
     "ellipse": Method(lambda: ShapeEngine("ellipse")),
     "grabcut": Method(lambda: load_engine("cut", cues="color")),
     "adapted": Method(lambda: load_engine("guided", adapt=True)),
+    "adapted-fully": Method(lambda: load_engine("guided", adapt=True, adapt_share=1.0)),
     "finetuned-first": Method(lambda: load_engine("guided", finetune="first"), with_one_mask("first")),
     "finetuned-middle": Method(lambda: load_engine("guided", finetune="middle"), with_one_mask("middle")),
 }
