@@ -77,7 +77,7 @@ def commit(run: RunFolder, unit: Unit, clips: Mapping[str, Clip], failed: Sequen
             )
             continue
         table = label_rows(clips[piece.clip_id], range(piece.frame_start, piece.frame_stop))
-        tables.append(stamp_labels(table, fingerprint=piece.fingerprint, unit_id=unit.unit_id))
+        tables.append(stamp_labels(table, fingerprint=piece.fingerprint, unit_id=unit.unit_id, round_=piece.round))
     commit_unit(run, unit, pa.concat_tables(tables) if tables else LABELS.empty_table(), letters)
 
 
