@@ -161,7 +161,8 @@ def test_a_calibration_is_fitted_to_a_run_and_only_to_raw_scores(tmp_path, capsy
     assert "went through a calibration" in said.err
     found = read_calibration(out)
     assert (found.engine, found.weights, found.num_masks) == ("e", "w", 11)
-    assert found.ious[0] == 1  # every mask is right
+    assert (found.scores[0], found.ious[0]) == (0, 0)  # an empty mask
+    assert set(found.ious[1:]) == {1}  # every mask is right
 
 
 def test_two_results_are_compared_and_one_is_seen_over_its_length(folders, tmp_path, capsys):
