@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, astuple, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
+from operator import attrgetter
 from typing import Any
 
 from rayvos.annotations.run_folder import Piece, Unit
 
 __all__ = ["Receipt", "row_to_unit", "unit_to_row"]
+
+_PIECE = tuple(name.name for name in fields(Piece))
+_values_of = attrgetter(*_PIECE)  # astuple copies deeply: five times as slow
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +69,11 @@ class Receipt:
 
 def unit_to_row(unit: Unit) -> dict[str, str]:
     """Return the row that carries a unit to its actor."""
-    return {"unit": json.dumps([unit.unit_id, [astuple(piece) for piece in unit.pieces]])}
+    return {"unit": json.dumps([unit.unit_id, [_values_of(piece) for piece in unit.pieces]])}
 
 
 def row_to_unit(text: str) -> Unit:
     """Return the unit of a row that `unit_to_row` made."""
     unit_id, pieces = json.loads(text)
-    return Unit(unit_id, tuple(replace(Piece(*piece), earlier_units=tuple(piece[-1])) for piece in pieces))
+    facts = (dict(zip(_PIECE, values, strict=True)) for values in pieces)
+    return Unit(unit_id, tuple(Piece(**{**known, "earlier_units": tuple(known["earlier_units"])}) for known in facts))
