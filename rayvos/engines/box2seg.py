@@ -171,6 +171,7 @@ class Box2SegEngine:
         self._trainable = None if self._config.finetune == "none" else copy.deepcopy(network)
         self._network = fold_batch_norms(network).requires_grad_(False)
         self._network_bytes = sum(parameter.nbytes for parameter in self._network.parameters())
+        self._depthwise = any(isinstance(part, nn.Conv2d) and part.groups > 1 for part in network.modules())
         self._one_pass = threading.Lock()
         self._recorded = RecordedCall(lambda inputs_BCHW: (_probability(self._network, inputs_BCHW),))
 
@@ -210,7 +211,7 @@ class Box2SegEngine:
             UsageError: the device does not exist here.
         """
         device = find_device(self._device_name)
-        self._network.to(device, memory_format=_memory_format(self._network, device))  # type: ignore[call-overload]
+        self._network.to(device, memory_format=self._memory_format(device))  # type: ignore[call-overload]
         networks = self._sharpened(clip, images, device)
         most = None if device.type == "cpu" else WORKERS_BESIDE_GPU
         with single_threads(device, "box2seg", most=most) as (pool, num_workers):
@@ -307,6 +308,13 @@ class Box2SegEngine:
                 answers[id(network)] = self._probabilities(network, batch.inputs_BHWC, device)
         return [self._find(crop, answers[id(crop.network)][place]) for place, crop in enumerate(batch.crops)]
 
+    def _memory_format(self, device: torch.device) -> torch.memory_format:
+        """Return how maps should lie in memory.
+
+        Channels last is faster, but for depthwise convolutions on a GPU, where it takes cuDNN's slow general algorithm.
+        """
+        return torch.contiguous_format if self._depthwise and device.type == "cuda" else torch.channels_last
+
     def _probabilities(
         self, network: nn.Module, crops_BHWC: NDArray[np.uint8], device: torch.device
     ) -> NDArray[np.float32]:
@@ -314,7 +322,7 @@ class Box2SegEngine:
         half = None if self._config.precision == "float32" else getattr(torch, self._config.precision)
         with torch.inference_mode(), torch.autocast(device.type, dtype=half, enabled=half is not None):
             inputs_BCHW = normalise_crops(torch.from_numpy(crops_BHWC).to(device))
-            inputs_BCHW = inputs_BCHW.contiguous(memory_format=_memory_format(network, device))
+            inputs_BCHW = inputs_BCHW.contiguous(memory_format=self._memory_format(device))
             # Sharpened networks come and go with their clips; recordings of them would pile up.
             if network is self._network:
                 (probability_BHW,) = self._recorded(inputs_BCHW)
@@ -338,15 +346,6 @@ class Box2SegEngine:
             "margin": mean_margin(fitted, inside),
         }
         return _Found(mask, quality)
-
-
-def _memory_format(network: nn.Module, device: torch.device) -> torch.memory_format:
-    """Return how maps should lie in memory.
-
-    Channels last is faster, but for depthwise convolutions on a GPU, where it takes cuDNN's slow general algorithm.
-    """
-    depthwise = any(isinstance(module, nn.Conv2d) and module.groups > 1 for module in network.modules())
-    return torch.contiguous_format if depthwise and device.type == "cuda" else torch.channels_last
 
 
 def _probability(network: nn.Module, inputs_BCHW: Tensor) -> Tensor:
