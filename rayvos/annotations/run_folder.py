@@ -26,6 +26,7 @@ import pyarrow as pa
 
 from rayvos import storage
 from rayvos.annotations.arrow_files import open_parquet, read_parquet
+from rayvos.annotations.own_json import read_own_json
 from rayvos.annotations.tables import DEAD_LETTERS, TableName, check_schema, with_added_columns
 from rayvos.annotations.unit_rows import SCHEMAS, ResultTable, pieces_by_clip, sort_rows, split_by_clip
 from rayvos.errors import FormatError, MissingPathError, UsageError
@@ -167,14 +168,9 @@ class RunFolder:
             FormatError: it is no JSON object.
         """
         try:
-            found = json.loads(storage.read_bytes(self.run_json))
+            return read_own_json(self.run_json, "remove it and run the job again")
         except MissingPathError:
             return {}
-        except ValueError as error:
-            raise FormatError(f"{self.run_json}: expected JSON: {error}; remove it and run the job again") from error
-        if not isinstance(found, dict):
-            raise FormatError(f"{self.run_json}: expected a JSON object, found {type(found).__name__}")
-        return found
 
     def read_plan(self, number: int | None = None) -> pa.Table:
         """Return a plan (`tables.PLAN`), the newest by default.

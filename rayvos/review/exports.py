@@ -18,7 +18,6 @@ One export at a time may write to a folder.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -29,10 +28,10 @@ import pyarrow as pa
 from rayvos import storage
 from rayvos.annotations.formats.json_stream import json_bytes
 from rayvos.annotations.manifest import ManifestFile, check_clip_id
+from rayvos.annotations.own_json import read_own_json
 from rayvos.annotations.records import Clip
 from rayvos.annotations.run_folder import RunFolder, iter_rows
 from rayvos.errors import (
-    FormatError,
     IdError,
     InputError,
     MissingPathError,
@@ -199,7 +198,7 @@ def _claim_folder(out: str, settings: Mapping[str, Any], *, overwrite: bool) -> 
                 f"{out}: expected a new or empty folder, found {held[0]!r} and no export of rayvos; choose another one"
             )
         storage.create_if_absent(path, json_bytes(settings))
-    found = _read_settings(path)
+    found = read_own_json(path, "remove the folder and export again")
     changed = [
         f"{key} {found.get(key)!r}, now {settings[key]!r}" for key in settings if found.get(key) != settings[key]
     ]
@@ -214,16 +213,6 @@ def _claim_folder(out: str, settings: Mapping[str, Any], *, overwrite: bool) -> 
     for name in [*held, storage.join(STATE, "done")]:
         storage.remove(storage.join(out, name))
     storage.write_bytes(path, json_bytes(settings))
-
-
-def _read_settings(path: str) -> dict[str, Any]:
-    try:
-        found = json.loads(storage.read_bytes(path))
-    except ValueError as error:
-        raise FormatError(f"{path}: expected JSON: {error}; remove the folder and export again") from error
-    if not isinstance(found, dict):
-        raise FormatError(f"{path}: expected a JSON object, found {type(found).__name__}; remove the folder")
-    return found
 
 
 def _sweep(folder: str) -> None:

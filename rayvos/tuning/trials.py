@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rayvos import storage
+from rayvos.annotations.own_json import read_own_json
 from rayvos.errors import FormatError, MissingPathError, UsageError
 from rayvos.training.registry import TrainingRequest, plan_training
 from rayvos.training.runs import RunNote, RunSettings, train_run
@@ -66,7 +67,7 @@ def claim_sweep(out: str, facts: Mapping[str, Any]) -> None:
     expected = json.loads(json.dumps(facts))
     if storage.create_if_absent(path, json.dumps(expected, indent=1, sort_keys=True).encode()):
         return
-    found = _read_json(path)
+    found = read_own_json(path, "remove it and run the sweep again")
     different = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
     if different:
         told = "; ".join(f"{name}: {found.get(name)!r} there, {expected.get(name)!r} now" for name in different)
@@ -81,7 +82,7 @@ def read_result(folder: str) -> TrialResult | None:
     """
     path = storage.join(folder, "result.json")
     try:
-        found = _read_json(path)
+        found = read_own_json(path, "remove it and run the sweep again")
     except MissingPathError:
         return None
     try:
@@ -103,16 +104,6 @@ def write_result(folder: str, result: TrialResult) -> None:
     # JSON knows no infinity; float() reads the word back.
     facts["varied"] = {axis: str(value) for axis, value in result.varied.items()}
     storage.write_bytes(storage.join(folder, "result.json"), json.dumps(facts, indent=1).encode())
-
-
-def _read_json(path: str) -> dict[str, Any]:
-    try:
-        found = json.loads(storage.read_bytes(path))
-    except ValueError as error:
-        raise FormatError(f"{path}: expected JSON: {error}; remove it and run the sweep again") from error
-    if not isinstance(found, dict):
-        raise FormatError(f"{path}: expected a JSON object, found {type(found).__name__}; remove it")
-    return found
 
 
 def run_trial(trial: Trial, settings: RunSettings, on_validation: Callable[[int, int, dict[str, float]], None]) -> None:
