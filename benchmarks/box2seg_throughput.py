@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from benchmarks.reporting import arguments, finish
 from rayvos.annotations.records import Box, Clip, ClipSource, ObjectInfo
-from rayvos.engines.box2seg import Box2SegConfig, Box2SegEngine, Precision
+from rayvos.engines.box2seg.engine import Box2SegConfig, Box2SegEngine, Precision
 from rayvos.masks.boxes import Margin, crop_around, paint_guidance, paste_probability, round_box
 from rayvos.models.box2seg import normalise_crops
 from rayvos.models.registry import build_model, load_model

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.reporting import arguments, finish
-from rayvos.engines.candidates import Candidate, CandidateRule, mine_candidates
+from rayvos.engines.candidates.selection import Candidate, CandidateRule, mine_candidates
 from rayvos.masks.points import pixel_keys
 
 SIZE = (480, 854)

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rayvos.annotations.records import Box, Clip
-from rayvos.engines.sta_crops import cut_crop, paint_box, place_crop
-from rayvos.engines.sta_windows import Sampling, window_of
+from rayvos.engines.sta.crops import cut_crop, paint_box, place_crop
+from rayvos.engines.sta.windows import Sampling, window_of
 from rayvos.models.layers import resize_bilinear
 from rayvos.models.sta import LEVELS, STA, normalise_bgr
 

@@ -45,10 +45,10 @@ from benchmarks.reporting import arguments, finish
 from benchmarks.sta_plain import STEPS, placed_box, plain_logits
 from rayvos.annotations.records import Box, Clip, ClipSource, ObjectInfo
 from rayvos.engines.base import Label
-from rayvos.engines.sta import StaConfig, StaEngine
-from rayvos.engines.sta_crops import paste_logits, place_crop
-from rayvos.engines.sta_solve import FrameInput, Solved, StaRunner, Window
-from rayvos.engines.sta_windows import Sampling, window_of
+from rayvos.engines.sta.crops import paste_logits, place_crop
+from rayvos.engines.sta.engine import StaConfig, StaEngine
+from rayvos.engines.sta.solve import FrameInput, Solved, StaRunner, Window
+from rayvos.engines.sta.windows import Sampling, window_of
 from rayvos.models.sta import STA, FrameCode, normalise_bgr
 from rayvos.models.sta_checkpoint import load_sta
 from rayvos.models.weights import save_weights

@@ -31,8 +31,8 @@ from torch import Tensor
 
 from benchmarks.reporting import arguments, finish
 from rayvos.annotations.records import Clip, ClipSource, MaskPrompt, ObjectInfo
-from rayvos.engines.propagation import pad_to_stride, unpad
-from rayvos.engines.stcn import StcnConfig, StcnEngine
+from rayvos.engines.stcn.engine import StcnConfig, StcnEngine
+from rayvos.engines.stcn.propagation import pad_to_stride, unpad
 from rayvos.masks.rle import mask_to_rle
 from rayvos.models.stcn import DEVIATION, MEAN, STCN, FrameFeatures, aggregate
 from rayvos.models.stcn_checkpoint import load_stcn

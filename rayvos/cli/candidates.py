@@ -95,8 +95,8 @@ def candidate_job(manifest: str, options: CandidateOptions, run: RunOptions) -> 
     Raises:
         UsageError: an option is wrong.
     """
-    from rayvos.engines.candidate_mining import MiningOptions
-    from rayvos.engines.candidates import CandidateRule
+    from rayvos.engines.candidates.mining import MiningOptions
+    from rayvos.engines.candidates.selection import CandidateRule
     from rayvos.engines.options import parse_options
     from rayvos.engines.registry import EngineChoice
     from rayvos.pipelines.candidates import CandidateJob

@@ -23,13 +23,13 @@ from rayvos.errors import UsageError, choose
 __all__ = ["ENGINES", "EngineChoice", "load_engine"]
 
 ENGINES = {
-    "box2seg": "rayvos.engines.box2seg:Box2SegEngine",
-    "cut": "rayvos.engines.cut:CutEngine",
-    "guided": "rayvos.engines.guided:GuidedEngine",
-    "point-stcn": "rayvos.engines.point_stcn:PointStcnEngine",
-    "scribble": "rayvos.engines.scribble:ScribbleEngine",
-    "sta": "rayvos.engines.sta:StaEngine",
-    "stcn": "rayvos.engines.stcn:StcnEngine",
+    "box2seg": "rayvos.engines.box2seg.engine:Box2SegEngine",
+    "cut": "rayvos.engines.cut.engine:CutEngine",
+    "guided": "rayvos.engines.guided.engine:GuidedEngine",
+    "point-stcn": "rayvos.engines.stcn.point_stcn:PointStcnEngine",
+    "scribble": "rayvos.engines.cut.scribble:ScribbleEngine",
+    "sta": "rayvos.engines.sta.engine:StaEngine",
+    "stcn": "rayvos.engines.stcn.engine:StcnEngine",
 }
 """The engines that come with rayvos: name → place."""
 

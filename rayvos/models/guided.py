@@ -1,7 +1,7 @@
 """The guided segmenter: a compact U-Net that reads a crop, what a person drew on it, and what colour and motion say.
 
-Its input is one stack of planes (`PLANES` names them; `rayvos.engines.guidance` computes them, for training and for
-labelling alike); a plane that is absent is zero. Its output is a logit per pixel and one more that predicts the IoU
+Its input is one stack of planes (`PLANES` names them; `rayvos.engines.guided.guidance` computes them, for training and
+for labelling alike); a plane that is absent is zero. Its output is a logit per pixel and one more that predicts the IoU
 of the mask. A global step compares the mean features inside the box with those outside: cheap "what is in, what is
 out", which a small network cannot see through its convolutions alone.
 
@@ -52,7 +52,7 @@ PLANES = (
     "far_after_x",
     "far_after_y",
 )
-"""What the input holds, in order; `rayvos.engines.guidance` says what each is."""
+"""What the input holds, in order; `rayvos.engines.guided.guidance` says what each is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

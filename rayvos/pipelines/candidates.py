@@ -13,8 +13,8 @@ from rayvos.annotations.records import Clip
 from rayvos.annotations.run_folder import Piece
 from rayvos.annotations.unit_rows import ResultTable
 from rayvos.engines.base import Engine, EngineNeeds, FrameReader, Propagator
-from rayvos.engines.candidate_mining import MiningOptions, mine_clip
-from rayvos.engines.key_prompts import key_prompts
+from rayvos.engines.candidates.key_prompts import key_prompts
+from rayvos.engines.candidates.mining import MiningOptions, mine_clip
 from rayvos.engines.registry import EngineChoice
 from rayvos.engines.timing import StageSeconds
 from rayvos.errors import InputError, UsageError

@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from rayvos.annotations.records import Clip
-from rayvos.engines.key_prompts import key_frames, key_prompts
+from rayvos.engines.candidates.key_prompts import key_frames, key_prompts
 from rayvos.masks.rle import rle_to_mask
 from rayvos.review.contact_sheet import evenly_spaced, panel_sheet, scale_label
 from rayvos.review.overlays import ObjectLabel, fit_scale, object_color, overlay_image, resize_image

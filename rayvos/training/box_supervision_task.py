@@ -1,7 +1,7 @@
 """The guided segmenter learns from frames and their boxes, without a mask: `rayvos train guided --supervision boxes`.
 
 Where `rayvos label --adapt` bends a network to one clip, this task bends one network to many clips of one kind. The
-losses are those of `rayvos.engines.box_supervision`; the anchor is the network that the run began with. Batch norms
+losses are those of `engines/guided/box_supervision.py`; the anchor is the network that the run began with. Batch norms
 are frozen. Validation looks at crops that are not trained on: `score_gain`, how much better the network judges its
 masks than the first network judged its own, decides which weights are the best. Where it stays below zero, boxes did
 not help: go on with the weights before.
@@ -23,8 +23,8 @@ import torch
 from torch import nn
 
 from rayvos.annotations.manifest import ManifestFile
-from rayvos.engines.adapt import box_score
-from rayvos.engines.box_supervision import (
+from rayvos.engines.guided.adapt import box_score
+from rayvos.engines.guided.box_supervision import (
     BoxBatch,
     BoxCrop,
     BoxLossWeights,
@@ -34,7 +34,7 @@ from rayvos.engines.box_supervision import (
     stack_crops,
     total_loss,
 )
-from rayvos.engines.guided_network import DEFAULT_WEIGHTS
+from rayvos.engines.guided.network import DEFAULT_WEIGHTS
 from rayvos.engines.options import fill_options
 from rayvos.errors import InputError, UsageError, choose
 from rayvos.models.guided import Guided

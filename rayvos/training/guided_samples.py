@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rayvos.engines.guidance import CUT_SIDE, OFFSETS, Prompt, guidance_planes
+from rayvos.engines.guided.guidance import CUT_SIDE, OFFSETS, Prompt, guidance_planes
 from rayvos.engines.motion import dense_flow, flow_picture
 from rayvos.masks.boxes import jitter_box, mask_to_box
 from rayvos.masks.points import sample_points
@@ -54,7 +54,7 @@ class GuidedSample:
     """One crop and its truth."""
 
     planes: NDArray[np.int8]
-    """(C, size, size), as `rayvos.engines.guidance` makes them."""
+    """(C, size, size), as `rayvos.engines.guided.guidance` makes them."""
     mask: NDArray[np.uint8]
     """(size, size), 1 on the object."""
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rayvos.engines.guidance import UNIT
+from rayvos.engines.guided.guidance import UNIT
 from rayvos.engines.options import fill_options
 from rayvos.errors import UsageError, choose
 from rayvos.models.guided import PLANES, Guided, GuidedModel, GuidedOutput

@@ -5,7 +5,7 @@ true mask is the input, and a jittered one decides where the crop lies only. The
 and the aspect ratio of the network's input, and is moved into the frame as at inference.
 Differs: no extra pixel is repeated at the right and lower border of a crop that touches the frame's (the authors' do).
 
-Boxes of this module are `x, y, width, height`, as in `engines/sta_crops.py`.
+Boxes of this module are `x, y, width, height`, as in `engines/sta/crops.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rayvos.engines.sta_crops import cut_edges_repeated, moved_inside, paint_box
+from rayvos.engines.sta.crops import cut_edges_repeated, moved_inside, paint_box
 from rayvos.training.datasets import ObjectPicture
 
 __all__ = ["FrameCrop", "StaAugmentation", "StaSample", "crop_sample", "draw_frames", "place_frame_crop"]

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rayvos.engines.propagation import pad_to_stride, propagate, unpad
+from rayvos.engines.stcn.propagation import pad_to_stride, propagate, unpad
 from rayvos.evaluation.boundary_f import boundary_f
 from rayvos.evaluation.jaccard import jaccard
 from rayvos.masks.ignore import IGNORE

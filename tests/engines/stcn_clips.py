@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 
 from rayvos.annotations.records import Clip, ClipSource, MaskPrompt, ObjectInfo
-from rayvos.engines.cpu_stcn import prepare_for_cpu
-from rayvos.engines.stcn import StcnConfig, StcnEngine
+from rayvos.engines.stcn.cpu import prepare_for_cpu
+from rayvos.engines.stcn.engine import StcnConfig, StcnEngine
 from rayvos.masks.rle import mask_to_rle
 from tests.goldens.stcn_cases import formula_network
 
@@ -24,7 +24,7 @@ def load_formula(path: str) -> tuple:
 
 
 def make_engine(monkeypatch, **options) -> StcnEngine:
-    monkeypatch.setattr("rayvos.engines.stcn.load_stcn", load_formula)
+    monkeypatch.setattr("rayvos.engines.stcn.engine.load_stcn", load_formula)
     return StcnEngine(StcnConfig(**options), weights="formula", device="cpu")
 
 

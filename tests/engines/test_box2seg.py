@@ -10,7 +10,7 @@ import torch
 
 from rayvos.annotations.records import Box, Clip, ClipSource, ObjectInfo
 from rayvos.engines.base import Engine
-from rayvos.engines.box2seg import Box2SegConfig, Box2SegEngine
+from rayvos.engines.box2seg.engine import Box2SegConfig, Box2SegEngine
 from rayvos.engines.registry import load_engine
 from rayvos.engines.scores import predicted_iou
 from rayvos.errors import DecodeError, ShapeError, UsageError, WeightsError
@@ -394,7 +394,7 @@ def test_options_are_plain_values_and_weights_a_digest(weights):
 
 def test_the_engine_imports_without_ray_pycocotools_s3fs_and_torchvision():
     code = (
-        "import sys, rayvos.engines.box2seg\n"
+        "import sys, rayvos.engines.box2seg.engine\n"
         "print(sorted({'ray', 'pycocotools', 's3fs', 'torchvision', 'timm', 'pyarrow'} & set(sys.modules)))"
     )
 

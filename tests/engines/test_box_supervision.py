@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from rayvos.engines import adapt
-from rayvos.engines.adapt import adapt_segmenter, box_score
-from rayvos.engines.box_supervision import (
+from rayvos.engines.guided import adapt
+from rayvos.engines.guided.adapt import adapt_segmenter, box_score
+from rayvos.engines.guided.box_supervision import (
     BOX,
     NEIGHBOURS,
     BoxBatch,
@@ -20,8 +20,8 @@ from rayvos.engines.box_supervision import (
     stack_crops,
     total_loss,
 )
-from rayvos.engines.guided import GuidedConfig, GuidedEngine
-from rayvos.engines.guided_network import GuidedSegmenter
+from rayvos.engines.guided.engine import GuidedConfig, GuidedEngine
+from rayvos.engines.guided.network import GuidedSegmenter
 from rayvos.errors import UsageError
 from rayvos.models.guided import PLANES, GuidedOutput
 from tests.engines.test_guided import Images, disc, make_clip, network, pictures, tight_boxes

@@ -9,9 +9,9 @@ import pytest
 
 from rayvos.annotations.records import Box, Clip, MaskPrompt, ObjectInfo, Trace
 from rayvos.annotations.tables import CANDIDATES
-from rayvos.engines.candidate_mining import MiningOptions, mine_clip
-from rayvos.engines.candidates import CandidateRule
-from rayvos.engines.scribble import ScribbleEngine
+from rayvos.engines.candidates.mining import MiningOptions, mine_clip
+from rayvos.engines.candidates.selection import CandidateRule
+from rayvos.engines.cut.scribble import ScribbleEngine
 from rayvos.errors import EngineError, InputError
 from rayvos.masks.rle import mask_to_rle
 from rayvos.video.source import open_clip

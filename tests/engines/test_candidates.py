@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayvos.engines.candidates import CandidateRule, candidate_frames, mine_candidates
+from rayvos.engines.candidates.selection import CandidateRule, candidate_frames, mine_candidates
 from rayvos.errors import ShapeError, UsageError
 from rayvos.masks.points import derive_seed
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rayvos.engines.cuda_graphs import CALLS_BEFORE, MOST_RECORDINGS, RecordedCall
-from rayvos.engines.recorded_stcn import RecordedStcn
+from rayvos.engines.stcn.recorded import RecordedStcn
 from rayvos.models.stcn import STCN
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from rayvos.annotations.records import Box, Clip, ClipSource, MaskPrompt, ObjectInfo
 from rayvos.engines.base import Engine
-from rayvos.engines.cut import CutConfig, CutEngine
+from rayvos.engines.cut.engine import CutConfig, CutEngine
 from rayvos.errors import UsageError
 from rayvos.evaluation.jaccard import jaccard
 from rayvos.masks.boxes import mask_to_box, round_box

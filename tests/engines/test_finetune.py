@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rayvos.annotations.records import Box, Clip, ClipSource, MaskPrompt, ObjectInfo
-from rayvos.engines.box2seg import Box2SegConfig, Box2SegEngine
+from rayvos.engines.box2seg.engine import Box2SegConfig, Box2SegEngine
 from rayvos.engines.finetune import gamma_curve, object_generator, tuning_masks
 from rayvos.engines.labeling import label_clip
 from rayvos.errors import UsageError

@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from rayvos.engines.guidance import UNIT, Prompt, guidance_planes, paste_crop, prompt_region
+from rayvos.engines.guided.guidance import UNIT, Prompt, guidance_planes, paste_crop, prompt_region
 from rayvos.engines.motion import dense_flow, flow_picture
 from rayvos.errors import InputError
 from rayvos.models.guided import PLANES

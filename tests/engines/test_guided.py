@@ -12,12 +12,12 @@ import torch
 from rayvos.annotations.formats.davis import read_davis
 from rayvos.annotations.records import Box, Clip, ClipSource, MaskPrompt, ObjectInfo, Point, Trace
 from rayvos.engines.base import Engine
-from rayvos.engines.clip_prompts import ClipPrompts
-from rayvos.engines.guidance import Prompt
-from rayvos.engines.guided import GuidedConfig, GuidedEngine
-from rayvos.engines.guided_network import GuidedSegmenter, load_segmenter
+from rayvos.engines.cut.scribble import ScribbleEngine
+from rayvos.engines.guided.clip_prompts import ClipPrompts
+from rayvos.engines.guided.engine import GuidedConfig, GuidedEngine
+from rayvos.engines.guided.guidance import Prompt
+from rayvos.engines.guided.network import GuidedSegmenter, load_segmenter
 from rayvos.engines.registry import load_engine
-from rayvos.engines.scribble import ScribbleEngine
 from rayvos.errors import ShapeError, UsageError, WeightsError
 from rayvos.evaluation.jaccard import jaccard
 from rayvos.masks.boxes import mask_to_box

@@ -8,8 +8,8 @@ import torch
 
 from rayvos.annotations.records import Box, MaskPrompt
 from rayvos.engines.finetune import object_generator
-from rayvos.engines.guided import GuidedConfig, GuidedEngine
-from rayvos.engines.guided_tuning import GuidedSamples, MaskCrop, mirror_planes, relight_planes
+from rayvos.engines.guided.engine import GuidedConfig, GuidedEngine
+from rayvos.engines.guided.tuning import GuidedSamples, MaskCrop, mirror_planes, relight_planes
 from rayvos.errors import UsageError
 from rayvos.masks.rle import mask_to_rle
 from rayvos.models.guided import PLANES

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rayvos.annotations.records import Box, Clip, ClipSource, MaskPrompt, ObjectInfo, Point, Trace
-from rayvos.engines.key_prompts import key_frames, key_prompts, trace_key_frame
+from rayvos.engines.candidates.key_prompts import key_frames, key_prompts, trace_key_frame
 from rayvos.errors import FormatError, InputError, UsageError
 from rayvos.masks.rle import mask_to_rle
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rayvos.engines import memory_bank
-from rayvos.engines.memory_bank import MemoryBank
+from rayvos.engines.stcn import memory_bank
+from rayvos.engines.stcn.memory_bank import MemoryBank
 from rayvos.models.stcn import KEY_CHANNELS
 
 SIZE = 6  # positions of a frame

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from rayvos.annotations.records import ObjectInfo, Point
-from rayvos.engines.point_stcn import PointStcnConfig, PointStcnEngine, points_as_masks
 from rayvos.engines.registry import load_engine
+from rayvos.engines.stcn.point_stcn import PointStcnConfig, PointStcnEngine, points_as_masks
 from rayvos.errors import InputError, WeightsError
 from rayvos.masks.rle import rle_to_mask
 from rayvos.models.stcn import STCN
@@ -52,7 +52,7 @@ def test_a_clip_without_positive_points_is_refused():
 
 
 def test_every_frame_is_predicted_the_reference_frame_too(monkeypatch):
-    monkeypatch.setattr("rayvos.engines.stcn.load_stcn", load_formula)
+    monkeypatch.setattr("rayvos.engines.stcn.engine.load_stcn", load_formula)
     engine = PointStcnEngine(PointStcnConfig(), weights="formula", device="cpu")
     clip = clip_of(*grid(1, 1, 2, 4), *grid(2, 2, 46, 28))
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from rayvos.annotations.records import Box, ObjectInfo, Point, Trace
-from rayvos.engines.guidance import Prompt
+from rayvos.engines.cut.scribble import ScribbleEngine
+from rayvos.engines.guided.guidance import Prompt
 from rayvos.engines.labeling import label_clip
 from rayvos.engines.registry import load_engine
-from rayvos.engines.scribble import ScribbleEngine
 from rayvos.errors import UsageError
 from rayvos.masks.rle import rle_to_mask
 from tests.conftest import moving_square

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from rayvos.engines.spool import ProbabilitySpool
+from rayvos.engines.stcn.spool import ProbabilitySpool
 from rayvos.errors import StorageError
 
 MAPS = arrays(np.float32, array_shapes(min_dims=3, max_dims=3, max_side=9), elements=st.floats(0, 1, width=32))

@@ -16,11 +16,11 @@ from rayvos.annotations.records import Box, Clip, ClipSource, ObjectInfo
 from rayvos.engines.base import Engine
 from rayvos.engines.labeling import label_clip
 from rayvos.engines.registry import load_engine
-from rayvos.engines.sta import StaConfig, StaEngine
-from rayvos.engines.sta_crops import cut_crop, label_map, paint_box, paste_logits, place_crop
-from rayvos.engines.sta_ring import plan_steps
-from rayvos.engines.sta_solve import ALONE, FrameInput, Grouping, StaRunner, Window
-from rayvos.engines.sta_windows import RECIPES, Sampling, labelled_frames, plan_jobs, window_of
+from rayvos.engines.sta.crops import cut_crop, label_map, paint_box, paste_logits, place_crop
+from rayvos.engines.sta.engine import StaConfig, StaEngine
+from rayvos.engines.sta.ring import plan_steps
+from rayvos.engines.sta.solve import ALONE, FrameInput, Grouping, StaRunner, Window
+from rayvos.engines.sta.windows import RECIPES, Sampling, labelled_frames, plan_jobs, window_of
 from rayvos.errors import DecodeError, UsageError, WeightsError
 from rayvos.models.sta import STA, normalise_bgr
 from rayvos.models.sta_checkpoint import load_sta
@@ -419,7 +419,7 @@ def test_impossible_options_are_refused(given, message):
 
 
 def test_the_engine_imports_without_ray_and_pycocotools():
-    code = "import sys; sys.modules |= dict.fromkeys(('ray', 'pycocotools', 's3fs')); import rayvos.engines.sta"
+    code = "import sys; sys.modules |= dict.fromkeys(('ray', 'pycocotools', 's3fs')); import rayvos.engines.sta.engine"
 
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -10,8 +10,8 @@ import torch
 from rayvos.annotations.records import MaskPrompt, ObjectInfo
 from rayvos.engines.base import Engine
 from rayvos.engines.labeling import label_clip
-from rayvos.engines.propagation import MemoryRule, pad_to_stride, propagate, unpad
-from rayvos.engines.stcn import StcnConfig
+from rayvos.engines.stcn.engine import StcnConfig
+from rayvos.engines.stcn.propagation import MemoryRule, pad_to_stride, propagate, unpad
 from rayvos.errors import FormatError, InputError, UsageError
 from rayvos.masks.rle import mask_to_rle, rle_to_mask
 from rayvos.models.stcn import DEVIATION, MEAN
@@ -272,7 +272,7 @@ def test_both_passes_read_a_frame_once(monkeypatch, pictures):
 def test_what_both_passes_share_changes_no_label(monkeypatch, pictures):
     clip = clip_of({(0, 1): patch_at(0), (6, 1): patch_at(6)})
     shared = label(make_engine(monkeypatch), clip, pictures)
-    monkeypatch.setattr("rayvos.engines.stcn.FEATURE_BYTES", 0)
+    monkeypatch.setattr("rayvos.engines.stcn.engine.FEATURE_BYTES", 0)
 
     alone = label(make_engine(monkeypatch), clip, pictures)
 
@@ -319,8 +319,8 @@ def test_memory_does_not_grow_with_the_clip():
 def peak_megabytes(num_frames: int) -> float:
     """Return the peak of a process that labels a clip between two masks, its memory frames capped."""
     program = f"""
-import resource, numpy as np, rayvos.engines.stcn as module
-from rayvos.engines.stcn import StcnConfig, StcnEngine
+import resource, numpy as np, rayvos.engines.stcn.engine as module
+from rayvos.engines.stcn.engine import StcnConfig, StcnEngine
 from tests.engines.stcn_clips import make_clip
 n, h, w = {num_frames}, 64, 96
 mask = np.zeros((h, w), bool); mask[20:40, 30:60] = True

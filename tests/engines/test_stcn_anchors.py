@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayvos.engines.stcn_anchors import AnchorMasks, Anchors, find_anchors, scale_mask, working_size
+from rayvos.engines.stcn.anchors import AnchorMasks, Anchors, find_anchors, scale_mask, working_size
 from tests.engines.stcn_clips import make_clip
 
 FULL = np.ones((6, 8), bool)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from rayvos.engines.stcn_cache import FeatureCache
+from rayvos.engines.stcn.cache import FeatureCache
 from rayvos.models.stcn import FrameFeatures
 
 IMAGE = torch.zeros(1, 3, 4, 4)

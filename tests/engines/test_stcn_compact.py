@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rayvos.engines.registry import load_engine
-from rayvos.engines.stcn import StcnConfig, StcnEngine
+from rayvos.engines.stcn.engine import StcnConfig, StcnEngine
 from rayvos.errors import WeightsError
 from rayvos.models.registry import build_model, load_model, packaged_weights
 from rayvos.models.stcn_compact import CompactStcn
@@ -22,7 +22,7 @@ NUM_FRAMES = 7
 def make_untrained(monkeypatch):
     torch.manual_seed(0)
     network = CompactStcn().eval()
-    monkeypatch.setattr("rayvos.engines.stcn.load_stcn", lambda _: (network, "digest"))
+    monkeypatch.setattr("rayvos.engines.stcn.engine.load_stcn", lambda _: (network, "digest"))
     return lambda **options: StcnEngine(StcnConfig(**options), weights="untrained", device="cpu")
 
 

@@ -18,7 +18,7 @@ from rayvos.annotations.records import Box, Clip, ObjectInfo
 from rayvos.annotations.run_folder import RunFolder
 from rayvos.engines.base import FrameReader, Label
 from rayvos.engines.registry import EngineChoice
-from rayvos.engines.sta import StaConfig, StaEngine
+from rayvos.engines.sta.engine import StaConfig, StaEngine
 from rayvos.models.sta import STA, StaModel
 from rayvos.models.weights import save_weights
 from rayvos.pipelines.label import LabelJob

@@ -13,7 +13,7 @@ import pytest
 
 from rayvos.annotations.formats.point_vos import LABELS
 from rayvos.annotations.formats.vidln import read_vidln
-from rayvos.engines.candidates import mine_candidates
+from rayvos.engines.candidates.selection import mine_candidates
 from rayvos.evaluation.points import ScoredFrames, choose_scored_frames
 from rayvos.masks.points import evenly_spaced_frames, farthest_points, pixel_keys, sample_points, splitmix64
 from rayvos.masks.traces import render_trace, trace_square

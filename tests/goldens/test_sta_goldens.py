@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from rayvos.annotations.records import Box, Clip, ClipSource, ObjectInfo
-from rayvos.engines.sta import StaConfig, StaEngine
-from rayvos.engines.sta_crops import cut_crop, paint_box, paste_logits, place_crop
-from rayvos.engines.sta_solve import FrameInput, StaRunner, Window
-from rayvos.engines.sta_windows import Sampling, plan_jobs, window_of
+from rayvos.engines.sta.crops import cut_crop, paint_box, paste_logits, place_crop
+from rayvos.engines.sta.engine import StaConfig, StaEngine
+from rayvos.engines.sta.solve import FrameInput, StaRunner, Window
+from rayvos.engines.sta.windows import Sampling, plan_jobs, window_of
 from rayvos.models.sta import STA, normalise_bgr
 from rayvos.models.sta_solver import correlate, solve
 from rayvos.models.weights import save_weights

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from rayvos.engines.sta_crops import paint_box
+from rayvos.engines.sta.crops import paint_box
 from rayvos.training.sta_samples import place_frame_crop
 from rayvos.training.sta_task import StaBatch, StaTask, StaTraining
 from tests.goldens.sta_cases import GOLDENS, formula_network

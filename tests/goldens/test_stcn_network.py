@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rayvos.engines.memory_bank import MemoryBank
+from rayvos.engines.stcn.memory_bank import MemoryBank
 from rayvos.models.stcn import STCN, aggregate
 from tests.goldens.stcn_cases import GOLDENS, case_names, formula_network, load_case, normalised
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rayvos.engines.propagation import MemoryRule, pad_to_stride, propagate, unpad
+from rayvos.engines.stcn.propagation import MemoryRule, pad_to_stride, propagate, unpad
 from tests.goldens.stcn_cases import GOLDENS, case_names, formula_network, load_case, normalised
 
 if not GOLDENS.is_dir():

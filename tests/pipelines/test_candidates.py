@@ -15,8 +15,8 @@ from rayvos.annotations.records import Clip, Point, Trace
 from rayvos.annotations.run_folder import RunFolder, iter_labels, read_candidates
 from rayvos.annotations.tables import CANDIDATES
 from rayvos.cli.main import main
-from rayvos.engines.candidate_mining import MiningOptions, mine_clip
-from rayvos.engines.candidates import CandidateRule
+from rayvos.engines.candidates.mining import MiningOptions, mine_clip
+from rayvos.engines.candidates.selection import CandidateRule
 from rayvos.engines.registry import EngineChoice
 from rayvos.errors import UsageError
 from rayvos.pipelines.candidates import CandidateJob

@@ -9,7 +9,7 @@ import torch
 
 from rayvos.annotations.manifest import write_manifest
 from rayvos.annotations.records import MaskPrompt
-from rayvos.engines.box2seg import Box2SegEngine
+from rayvos.engines.box2seg.engine import Box2SegEngine
 from rayvos.errors import InputError, RayvosError, UsageError, WeightsError
 from rayvos.masks.ignore import IGNORE
 from rayvos.masks.rle import mask_to_rle

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayvos.cli.main import main
-from rayvos.engines.sta import StaEngine
+from rayvos.engines.sta.engine import StaEngine
 from rayvos.errors import InputError, UsageError, WeightsError
 from rayvos.models.registry import load_model
 from rayvos.models.sta import STA, StaModel

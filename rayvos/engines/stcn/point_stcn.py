@@ -20,7 +20,7 @@ import numpy as np
 
 from rayvos.annotations.records import Clip, MaskPrompt, Point
 from rayvos.engines.base import FrameReader, Label, ObjectProbability
-from rayvos.engines.stcn import StcnConfig, StcnEngine
+from rayvos.engines.stcn.engine import StcnConfig, StcnEngine
 from rayvos.errors import InputError, UsageError, WeightsError
 from rayvos.masks.points import draw_discs
 from rayvos.masks.rle import mask_to_rle

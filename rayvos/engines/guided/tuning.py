@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from rayvos.annotations.records import Clip, MaskPrompt
 from rayvos.engines.base import FrameReader
-from rayvos.engines.clip_prompts import ClipPrompts
+from rayvos.engines.cut.frame_flows import read_frame_flows
 from rayvos.engines.finetune import TuningSample, finetune_network, gamma_curve, object_generator, tune_objects
-from rayvos.engines.frame_flows import read_frame_flows
-from rayvos.engines.guidance import OFFSETS, UNIT, Prompt, guidance_planes
-from rayvos.engines.guided_network import MIRRORED, GuidedSegmenter
+from rayvos.engines.guided.clip_prompts import ClipPrompts
+from rayvos.engines.guided.guidance import OFFSETS, UNIT, Prompt, guidance_planes
+from rayvos.engines.guided.network import MIRRORED, GuidedSegmenter
 from rayvos.masks.boxes import jitter_box, mask_to_box
 from rayvos.masks.rle import rle_to_mask
 from rayvos.models.guided import GuidedOutput

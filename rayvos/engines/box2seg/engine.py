@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from rayvos.annotations.records import Box, Clip
 from rayvos.engines.base import EngineNeeds, FrameReader, Label
-from rayvos.engines.box2seg_tuning import Box2SegSamples, encode_crop, read_examples
+from rayvos.engines.box2seg.tuning import Box2SegSamples, encode_crop, read_examples
 from rayvos.engines.cuda_graphs import RecordedCall
 from rayvos.engines.devices import find_device, single_threads
 from rayvos.engines.finetune import (

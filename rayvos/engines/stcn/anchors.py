@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rayvos.annotations.records import Clip, MaskPrompt
-from rayvos.engines.propagation import pad_to_stride
+from rayvos.engines.stcn.propagation import pad_to_stride
 from rayvos.errors import FormatError, InputError
 
 __all__ = ["AnchorMasks", "Anchors", "find_anchors", "scale_mask", "scale_points", "working_size"]

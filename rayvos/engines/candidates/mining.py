@@ -20,8 +20,8 @@ from rayvos.annotations.records import Clip, MaskPrompt
 from rayvos.annotations.tables import CANDIDATES
 from rayvos.annotations.unit_rows import sort_rows
 from rayvos.engines.base import Engine, FrameReader, Propagator
-from rayvos.engines.candidates import Candidate, CandidateRule, candidate_frames, mine_candidates
-from rayvos.engines.key_prompts import KeyPrompts, key_frames, key_prompts
+from rayvos.engines.candidates.key_prompts import KeyPrompts, key_frames, key_prompts
+from rayvos.engines.candidates.selection import Candidate, CandidateRule, candidate_frames, mine_candidates
 from rayvos.engines.timing import StageSeconds, TimedReader
 from rayvos.errors import EngineError
 from rayvos.masks.points import derive_seed

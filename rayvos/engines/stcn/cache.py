@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from rayvos.engines.stcn_steps import Features
+from rayvos.engines.stcn.steps import Features
 
 __all__ = ["FeatureCache"]
 

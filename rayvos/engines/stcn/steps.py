@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rayvos.engines.motion import dense_flow
-from rayvos.engines.recorded_stcn import RecordedStcn
+from rayvos.engines.stcn.recorded import RecordedStcn
 from rayvos.models.stcn import DEVIATION, MEAN, STCN, FrameFeatures
 from rayvos.models.stcn_compact import CompactFeatures, CompactStcn
 from rayvos.models.stcn_hints import Previous, color_histogram, hint_planes

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from rayvos.annotations.records import Box, Clip
 from rayvos.engines.base import EngineNeeds, FrameReader, Label
-from rayvos.engines.crop_cuts import (
+from rayvos.engines.cut.crop_cuts import (
     Crop,
     box_fit,
     crop_residuals,
@@ -41,7 +41,7 @@ from rayvos.engines.crop_cuts import (
     outside_box,
     place_crop,
 )
-from rayvos.engines.frame_flows import moved_neighbours, read_frame_flows
+from rayvos.engines.cut.frame_flows import moved_neighbours, read_frame_flows
 from rayvos.engines.scores import mean_margin, overlap, predicted_iou
 from rayvos.errors import UsageError, choose
 from rayvos.masks.boxes import box_iou, mask_to_box, round_box

@@ -1,8 +1,8 @@
 """Adapts the guided segmenter to one clip by its boxes alone, and keeps the result only where the score says it helps.
 
-Half of some boxed frames, spread over the clip, are learnt from by the losses of `rayvos.engines.box_supervision`;
-on the other half both networks are judged as labels are: by the fit of box and mask, by the agreement of one frame's
-mask with the next one's, and by the network's own predicted IoU. All objects of the clip share one network.
+Half of some boxed frames, spread over the clip, are learnt from by the losses of `box_supervision` beside this
+file; on the other half both networks are judged as labels are: by the fit of box and mask, by the agreement of one
+frame's mask with the next one's, and by the network's own predicted IoU. All objects of the clip share one network.
 
 What the losses teach is wrong of some clips, and no judge without masks tells which: on seventeen clips the score rose
 on all, flow and cuts agreed as well with masks that got worse. So the result goes half the way only, which nearly
@@ -28,7 +28,8 @@ from torch.nn import functional as F
 
 from rayvos.annotations.records import Clip
 from rayvos.engines.base import FrameReader
-from rayvos.engines.box_supervision import (
+from rayvos.engines.finetune import object_generator, part_of_the_way, tune_objects
+from rayvos.engines.guided.box_supervision import (
     BoxCrop,
     BoxLossWeights,
     box_losses,
@@ -37,9 +38,8 @@ from rayvos.engines.box_supervision import (
     stack_crops,
     total_loss,
 )
-from rayvos.engines.finetune import object_generator, part_of_the_way, tune_objects
-from rayvos.engines.guidance import UNIT
-from rayvos.engines.guided_network import GuidedSegmenter
+from rayvos.engines.guided.guidance import UNIT
+from rayvos.engines.guided.network import GuidedSegmenter
 from rayvos.engines.scores import overlap, predicted_iou
 from rayvos.masks.agreement import box_agreement
 from rayvos.models.guided import GuidedOutput
@@ -150,7 +150,7 @@ def adapt_network(
 
 
 def box_score(network: nn.Module, crop: BoxCrop, device: torch.device) -> float:
-    """Return the predicted IoU of what a network finds on a crop: the score of `rayvos.engines.guided`, in [0, 1]."""
+    """Return the predicted IoU of what a network finds on a crop: the score of engine `guided`, in [0, 1]."""
     planes_BCHW = torch.from_numpy(np.stack([crop.planes, crop.partner])).to(device).float() / UNIT
     grid_BHW2 = torch.from_numpy((2 * crop.places + 1) / np.float32(crop.planes.shape[1]) - 1)[None].to(device)
     with torch.inference_mode():

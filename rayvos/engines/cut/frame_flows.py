@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayvos.engines.base import FrameReader
-from rayvos.engines.crop_cuts import Crop, flow_window
+from rayvos.engines.cut.crop_cuts import Crop, flow_window
 from rayvos.engines.motion import dense_flow, flow_picture
 from rayvos.masks.warp import warp_back
 

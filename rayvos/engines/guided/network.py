@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from rayvos.engines.crop_cuts import Crop
-from rayvos.engines.guidance import OFFSETS, UNIT, Guidance, Prompt, guidance_planes, paste_crop
+from rayvos.engines.cut.crop_cuts import Crop
+from rayvos.engines.guided.guidance import OFFSETS, UNIT, Guidance, Prompt, guidance_planes, paste_crop
 from rayvos.engines.motion import dense_flow, flow_picture
 from rayvos.errors import ShapeError
 from rayvos.models.guided import PLANES, Guided, GuidedOutput

@@ -15,8 +15,8 @@ from torch import Tensor
 from rayvos.annotations.records import Clip, MaskPrompt
 from rayvos.engines.base import Label
 from rayvos.engines.scores import predicted_iou
-from rayvos.engines.stcn_anchors import Anchors
-from rayvos.engines.stcn_fusion import name_qualities
+from rayvos.engines.stcn.anchors import Anchors
+from rayvos.engines.stcn.fusion import name_qualities
 
 __all__ = ["Found", "arrival", "frame_labels", "given_label", "to_host"]
 

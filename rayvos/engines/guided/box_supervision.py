@@ -24,10 +24,10 @@ from torch.nn import functional as F
 
 from rayvos.annotations.records import Box, Clip
 from rayvos.engines.base import FrameReader
-from rayvos.engines.crop_cuts import Crop
-from rayvos.engines.frame_flows import FrameFlows, partner_places, read_frame_flows
-from rayvos.engines.guidance import OFFSETS, UNIT, Guidance, Prompt, guidance_planes
-from rayvos.engines.guided_network import on_grid
+from rayvos.engines.cut.crop_cuts import Crop
+from rayvos.engines.cut.frame_flows import FrameFlows, partner_places, read_frame_flows
+from rayvos.engines.guided.guidance import OFFSETS, UNIT, Guidance, Prompt, guidance_planes
+from rayvos.engines.guided.network import on_grid
 from rayvos.models.guided import PLANES, GuidedOutput
 
 __all__ = [

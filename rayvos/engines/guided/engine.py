@@ -1,6 +1,6 @@
 """Engine `guided`: a compact network that judges between colour, motion and shape, in the box or near the prompt.
 
-Each object of each frame is cropped; the planes of `rayvos.engines.guidance` go through the network of
+Each object of each frame is cropped; the planes of `rayvos.engines.guided.guidance` go through the network of
 `rayvos.models.guided`; the probabilities of the frames beside, moved along the flow, count half as much as the
 frame's own. Where an object has a box, its mask ends a tenth outside the box and holds no specks; where it has none,
 points, a trace or a mask prompt of that frame say where it is. A trace says little of an object's extent: GrabCut
@@ -23,10 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayvos.annotations.records import Clip
-from rayvos.engines.adapt import adapt_segmenter
 from rayvos.engines.base import EngineNeeds, FrameReader, Label
-from rayvos.engines.clip_prompts import ClipPrompts
-from rayvos.engines.crop_cuts import Crop, ellipse
+from rayvos.engines.cut.crop_cuts import Crop, ellipse
+from rayvos.engines.cut.frame_flows import FrameFlows, moved_neighbours, read_frame_flows
+from rayvos.engines.cut.scribble import ScribbleEngine
 from rayvos.engines.devices import find_device, single_threads
 from rayvos.engines.finetune import (
     FinetuneMasks,
@@ -36,12 +36,12 @@ from rayvos.engines.finetune import (
     tuning_masks,
     used_options,
 )
-from rayvos.engines.frame_flows import FrameFlows, moved_neighbours, read_frame_flows
-from rayvos.engines.guidance import OFFSETS, Guidance, Prompt, guidance_planes
-from rayvos.engines.guided_network import DEFAULT_WEIGHTS, Found, GuidedSegmenter, load_segmenter
-from rayvos.engines.guided_tuning import sharpen_segmenters
+from rayvos.engines.guided.adapt import adapt_segmenter
+from rayvos.engines.guided.clip_prompts import ClipPrompts
+from rayvos.engines.guided.guidance import OFFSETS, Guidance, Prompt, guidance_planes
+from rayvos.engines.guided.network import DEFAULT_WEIGHTS, Found, GuidedSegmenter, load_segmenter
+from rayvos.engines.guided.tuning import sharpen_segmenters
 from rayvos.engines.scores import mean_margin, overlap, predicted_iou
-from rayvos.engines.scribble import ScribbleEngine
 from rayvos.errors import UsageError, choose
 from rayvos.masks.agreement import box_agreement
 from rayvos.masks.boxes import mask_to_box

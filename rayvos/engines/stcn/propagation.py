@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rayvos.engines.memory_bank import MemoryBank
-from rayvos.engines.stcn_steps import Features, Network, Steps, make_steps
+from rayvos.engines.stcn.memory_bank import MemoryBank
+from rayvos.engines.stcn.steps import Features, Network, Steps, make_steps
 from rayvos.models.stcn import aggregate
 
 __all__ = ["MemoryRule", "pad_to_stride", "propagate", "unpad"]

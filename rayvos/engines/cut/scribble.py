@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from rayvos.annotations.records import Clip
 from rayvos.engines.base import EngineNeeds, FrameReader, Label
-from rayvos.engines.clip_prompts import ClipPrompts
-from rayvos.engines.crop_cuts import Crop, box_fit, ellipse, is_cuttable, outside_box, place_crop
-from rayvos.engines.guidance import Prompt, prompt_region
+from rayvos.engines.cut.crop_cuts import Crop, box_fit, ellipse, is_cuttable, outside_box, place_crop
+from rayvos.engines.guided.clip_prompts import ClipPrompts
+from rayvos.engines.guided.guidance import Prompt, prompt_region
 from rayvos.engines.scores import predicted_iou
 from rayvos.errors import UsageError
 from rayvos.masks.agreement import box_agreement

@@ -34,16 +34,16 @@ from torch import Tensor
 
 from rayvos.annotations.records import Clip
 from rayvos.engines.base import EngineNeeds, FrameReader, Label, ObjectProbability
-from rayvos.engines.cpu_stcn import prepare_for_cpu
 from rayvos.engines.devices import find_device
-from rayvos.engines.propagation import MemoryRule, pad_to_stride, propagate, unpad
-from rayvos.engines.recorded_stcn import RecordedStcn
-from rayvos.engines.spool import ProbabilitySpool
-from rayvos.engines.stcn_anchors import AnchorMasks, Anchors, find_anchors, working_size
-from rayvos.engines.stcn_cache import FeatureCache
-from rayvos.engines.stcn_fusion import fuse_passes, label_map, mask_qualities, scale_probability
-from rayvos.engines.stcn_labels import Found, arrival, frame_labels, given_label, to_host
-from rayvos.engines.stcn_steps import Features, Network
+from rayvos.engines.stcn.anchors import AnchorMasks, Anchors, find_anchors, working_size
+from rayvos.engines.stcn.cache import FeatureCache
+from rayvos.engines.stcn.cpu import prepare_for_cpu
+from rayvos.engines.stcn.fusion import fuse_passes, label_map, mask_qualities, scale_probability
+from rayvos.engines.stcn.labels import Found, arrival, frame_labels, given_label, to_host
+from rayvos.engines.stcn.propagation import MemoryRule, pad_to_stride, propagate, unpad
+from rayvos.engines.stcn.recorded import RecordedStcn
+from rayvos.engines.stcn.spool import ProbabilitySpool
+from rayvos.engines.stcn.steps import Features, Network
 from rayvos.errors import UsageError, choose
 from rayvos.models.stcn import STCN, normalise_images
 from rayvos.models.stcn_checkpoint import load_stcn

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from rayvos.annotations.records import Box, Clip, Point, Trace
-from rayvos.engines.guidance import Prompt
+from rayvos.engines.guided.guidance import Prompt
 from rayvos.masks.rle import rle_to_mask
 
 __all__ = ["ClipPrompts"]

@@ -2,7 +2,7 @@
 
 A prompt says where an object is: a box, points, a trace, or a mask that is about right. Its region is the box, or
 what the other kinds let expect of one; the region with a margin is the crop. On the crop lie the picture, what the
-person drew, how much the colours are those of the region, and the cuts and motions of `rayvos.engines.crop_cuts`.
+person drew, how much the colours are those of the region, and the cuts and motions of `rayvos.engines.cut.crop_cuts`.
 Planes are int8, 127 standing for 1, so that training samples are small; a plane that does not apply is zero.
 
 Array layouts: C planes in the order of `rayvos.models.guided.PLANES`, H height, W width.
@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rayvos.engines.crop_cuts import (
+from rayvos.engines.cut.crop_cuts import (
     Crop,
     box_fit,
     crop_residuals,

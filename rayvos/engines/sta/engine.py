@@ -4,9 +4,9 @@ Each object of a frame is cropped on its own; the window's frames are solved tog
 encoded and solved again, and the second masks of labelled frames are pasted back, cut at the box, and merged: a pixel
 goes to the most probable object. An object is absent where it has no visible box; such frames are in no window.
 
-Source: STA; facts and differences: `models/sta.py`, `engines/sta_crops.py` and `engines/sta_windows.py`.
+Source: STA; facts and differences: `models/sta.py`, `engines/sta/crops.py` and `engines/sta/windows.py`.
 Differs here: an object's first frame is labelled like any other (the authors put its true mask there).
-The schedule is exact: a frame is encoded once (see `engines/sta_ring.py`), equal windows are solved once, and second
+The schedule is exact: a frame is encoded once (see `engines/sta/ring.py`), equal windows are solved once, and second
 masks are drawn for labelled frames only. `benchmarks/sta_schedule.py` measures it against the plain schedule.
 Layouts: H W pixels of the crop.
 """
@@ -26,10 +26,10 @@ from rayvos.annotations.records import Box, Clip
 from rayvos.engines.base import EngineNeeds, FrameReader, Label
 from rayvos.engines.devices import find_device, single_threads
 from rayvos.engines.scores import mean_margin, overlap, predicted_iou
-from rayvos.engines.sta_crops import Crop, cut_crop, label_map, paint_box, paste_logits, place_crop
-from rayvos.engines.sta_ring import BLOCK_REACHES, Key, Step, plan_steps
-from rayvos.engines.sta_solve import FrameInput, Precision, Solved, StaRunner, Window, code_bytes
-from rayvos.engines.sta_windows import RECIPES, Recipe, Sampling, WindowJob, plan_jobs
+from rayvos.engines.sta.crops import Crop, cut_crop, label_map, paint_box, paste_logits, place_crop
+from rayvos.engines.sta.ring import BLOCK_REACHES, Key, Step, plan_steps
+from rayvos.engines.sta.solve import FrameInput, Precision, Solved, StaRunner, Window, code_bytes
+from rayvos.engines.sta.windows import RECIPES, Recipe, Sampling, WindowJob, plan_jobs
 from rayvos.errors import UsageError, WeightsError, choose
 from rayvos.masks.agreement import box_agreement
 from rayvos.masks.boxes import round_box

@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rayvos.engines.sta_windows import Sampling, WindowJob
+from rayvos.engines.sta.windows import Sampling, WindowJob
 
 __all__ = ["BLOCK_REACHES", "Key", "Step", "plan_steps"]
 
