@@ -14,7 +14,7 @@ from rayvos.errors import UsageError
 
 if TYPE_CHECKING:
     from rayvos.tuning.outcome import Outcome
-    from rayvos.tuning.spaces import Setting, Space
+    from rayvos.tuning.spaces import Costs, Setting, Space
     from rayvos.tuning.trials import Trial, TrialResult
 
 __all__ = ["TuneOptions", "tune"]
@@ -65,6 +65,8 @@ class TuneOptions:
     """GPUs of a trial; 0.5 lets two share one."""
     point_seconds: float = 0.95
     """An annotator's seconds for a point (Point-VOS)."""
+    box_seconds: float = 7.0
+    """An annotator's seconds for a box (by its four extreme points: Extreme clicking, 2017)."""
     mask_seconds: float = 80.0
     """An annotator's seconds for a mask (Point-VOS)."""
     quick: Annotated[bool, Parameter(negative="")] = False
@@ -104,6 +106,7 @@ def tune(sweep: Literal["tau", "frames", "points"], options: TuneOptions) -> int
             frame.
         options: the rest; documented by their own fields.
     """
+    from rayvos.tuning.effort import with_label_times
     from rayvos.tuning.outcome import outcome_of
     from rayvos.tuning.trials import claim_sweep
 
@@ -115,7 +118,10 @@ def tune(sweep: Literal["tau", "frames", "points"], options: TuneOptions) -> int
     if options.overwrite:
         _discard(options.out)
     claim_sweep(options.out, _facts(space, options))
-    results = _run(_trials(space, options), options)
+    trials = _trials(space, options)
+    if space.sweep == "tau":  # what labels cost depends on what they were made from
+        space, trials = with_label_times(space, trials, options.data, options.finetuned, _costs(options))
+    results = _run(trials, options)
     outcome = outcome_of(space, results, options.metric)
     _write(outcome, options)
     _show(outcome, options)
@@ -141,10 +147,21 @@ def _discard(out: str) -> None:
 
 
 def _space(sweep: str, options: TuneOptions) -> Space:
-    from rayvos.tuning.spaces import Costs, space_of
+    from rayvos.tuning.spaces import space_of
 
-    costs = Costs(point_s=options.point_seconds, mask_s=options.mask_seconds)
-    return space_of(sweep, values=options.values, series=options.series, finetuned=bool(options.finetuned), costs=costs)
+    return space_of(
+        sweep,
+        values=options.values,
+        series=options.series,
+        finetuned=bool(options.finetuned),
+        costs=_costs(options),
+    )
+
+
+def _costs(options: TuneOptions) -> Costs:
+    from rayvos.tuning.spaces import Costs
+
+    return Costs(point_s=options.point_seconds, box_s=options.box_seconds, mask_s=options.mask_seconds)
 
 
 def _task(space: Space, options: TuneOptions) -> str:

@@ -42,7 +42,8 @@ def write_sweep_report(outcome: Outcome, path: str, *, title: str) -> None:
         rows=[_row(score, best) for score in outcome.scores],
         metric=_metric_name(outcome),
         name_of=_setting_name,
-        timed="seconds" in _kinds(outcome),
+        timed=_is_timed(outcome),
+        times=outcome.space.times,
         seeds=len({result.seed for result in outcome.results}),
         plots=[sweep_svg(outcome, against=kind) for kind in _kinds(outcome)],
     )
@@ -50,8 +51,13 @@ def write_sweep_report(outcome: Outcome, path: str, *, title: str) -> None:
 
 
 def _kinds(outcome: Outcome) -> list[str]:
-    timed = all(score.setting.seconds is not None for score in outcome.scores)
-    return ["value", "seconds"] if timed else ["value"]
+    """Return what quality is drawn against; where all settings take the same time, the page says it in a sentence."""
+    several = len({score.setting.seconds for score in outcome.scores}) > 1
+    return ["value", "seconds"] if _is_timed(outcome) and several else ["value"]
+
+
+def _is_timed(outcome: Outcome) -> bool:
+    return all(score.setting.seconds is not None for score in outcome.scores)
 
 
 def _row(score: SettingScore, best: SettingScore) -> dict[str, str]:
@@ -61,7 +67,7 @@ def _row(score: SettingScore, best: SettingScore) -> dict[str, str]:
         "interval": "" if math.isnan(score.half_width) else f"± {score.half_width:.3f}",
         "values": ", ".join(f"{value:.3f}" for value in score.values),
         "place": "best" if score is best else "",
-        "seconds": "" if score.setting.seconds is None else f"{score.setting.seconds:g} s",
+        "seconds": "" if score.setting.seconds is None else f"{score.setting.seconds:.4g} s",
     }
 
 
@@ -85,7 +91,7 @@ def sweep_svg(outcome: Outcome, *, against: str) -> str:
 
     figure = Figure(figsize=(8.6, 3.6), layout="constrained")
     axes = figure.subplots()
-    lines = _lines(outcome)
+    lines = _lines(outcome, against)
     for number, (name, scores) in enumerate(lines.items()):
         aside = BESIDE ** (number - (len(lines) - 1) / 2)  # bars of several lines would hide one another
         ordered = sorted(scores, key=lambda score: _place(outcome, score, against))
@@ -110,9 +116,11 @@ def sweep_svg(outcome: Outcome, *, against: str) -> str:
     return figure_svg(figure, f"sweep-{against}")
 
 
-def _lines(outcome: Outcome) -> dict[str, list[SettingScore]]:
+def _lines(outcome: Outcome, against: str) -> dict[str, list[SettingScore]]:
     lines: dict[str, list[SettingScore]] = {}
     series = outcome.space.series
+    if against == "seconds" and outcome.space.sweep == "tau":  # which costs no time; fine-tuning does
+        series = (outcome.space.axis, *(axis for axis in series if axis != "finetuned"))
     for score in outcome.scores:
         name = ", ".join(_value_name(axis, score.setting.varied[axis]) for axis in series)
         lines.setdefault(name, []).append(score)
@@ -134,12 +142,12 @@ def _largest(scores: Sequence[SettingScore], axis: str) -> float:
 def _tick(outcome: Outcome, place: float, against: str) -> str:
     if against == "value" and place not in {score.setting.varied[outcome.space.axis] for score in outcome.scores}:
         return "∞"
-    return f"{place:g}"
+    return f"{place:.4g}"
 
 
 def _axis_name(outcome: Outcome, against: str) -> str:
     if against == "seconds":
-        return "annotator's seconds per object of a training clip"
+        return f"annotator's seconds per object of a training clip ({outcome.space.times})"
     return {
         "tau": "tau (∞: cross entropy)",
         "frames": "annotated frames per clip",

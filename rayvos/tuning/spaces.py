@@ -3,7 +3,9 @@
 The papers' central questions, one sweep each. A setting is a few words that a training task takes as options, and what
 an annotator spends on it, so that quality can be drawn against time.
 Source: Box2Seg, section on robust training (tau, with and without filtering); Point-VOS, ablations of points and
-frames, training against reference counts, and its times: 0.95 s a point, about 80 s a mask.
+frames, training against reference counts, and its times: 0.95 s a point, about 80 s a mask. No paper here times a box:
+7 s are those of four extreme points (Papadopoulos et al., Extreme clicking for efficient object annotation, ICCV 2017;
+boxes drawn by their corners took 35 s: Su et al., Crowdsourcing annotations for visual object detection, 2012).
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ FRAMES = (2, 3, 5, 7, 10)
 POINTS = (1, 2, 5, 10, 20)
 REFERENCE_POINTS = (10,)
 POINT_FRAMES = 10  # Point-VOS: annotated frames of a clip
+SOURCES = {"point": "Point-VOS", "box": "extreme clicking, 2017", "mask": "Point-VOS"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,13 +34,25 @@ class Costs:
 
     point_s: float = 0.95
     """A verified point. Source: Point-VOS."""
+    box_s: float = 7.0
+    """A box. Source: Extreme clicking, 2017."""
     mask_s: float = 80.0
     """A mask. Source: Point-VOS."""
 
     def __post_init__(self) -> None:
-        for name in ("point_s", "mask_s"):
+        for name in ("point_s", "box_s", "mask_s"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"{name}: expected a number above 0, found {getattr(self, name)}")
+
+    def told(self, *kinds: str) -> str:
+        """Return the times of some kinds (`point`, `box`, `mask`) and where they come from, for a plot's axis."""
+        published = Costs()
+        parts = []
+        for kind in kinds:
+            seconds = getattr(self, f"{kind}_s")
+            source = SOURCES[kind] if seconds == getattr(published, f"{kind}_s") else "as given"
+            parts.append(f"{kind} {seconds:g} s: {source}")
+        return "; ".join(parts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +64,7 @@ class Setting:
     options: Mapping[str, str]
     """Options of the training task, as a command line writes them."""
     seconds: float | None
-    """An annotator's seconds per object of a training clip; None where it is the same for all settings."""
+    """An annotator's seconds per object of a training clip; None where they are not known, or not yet (`effort`)."""
     finetuned: bool = False
     """Whether trials learn from labels made with fine-tuning, the sweep's second data."""
 
@@ -71,6 +86,8 @@ class Space:
     series: tuple[str, ...]
     """What its lines differ in; none: there is one line."""
     settings: tuple[Setting, ...]
+    times: str
+    """What an annotator's seconds are made of, and where they come from."""
 
 
 def space_of(
@@ -97,7 +114,8 @@ def space_of(
     name = choose("sweep", sweep, SWEEPS)
     costs = costs or Costs()
     if name == "tau":
-        return _tau_space(tuple(values) or TAUS, tuple(series) or (0.0,), (False, True) if finetuned else (False,))
+        sharper = (False, True) if finetuned else (False,)
+        return _tau_space(tuple(values) or TAUS, tuple(series) or (0.0,), sharper, costs)
     if finetuned:
         raise UsageError(f"sweep {name!r}: labels made with fine-tuning are compared by sweep 'tau'; leave them out")
     if name == "frames":
@@ -108,7 +126,9 @@ def space_of(
     return _points_space(_whole("points", tuple(values) or POINTS, least=1), reference, costs)
 
 
-def _tau_space(taus: tuple[float, ...], min_scores: tuple[float, ...], finetuned: tuple[bool, ...]) -> Space:
+def _tau_space(
+    taus: tuple[float, ...], min_scores: tuple[float, ...], finetuned: tuple[bool, ...], costs: Costs
+) -> Space:
     for tau in taus:
         if not tau >= 1:
             raise UsageError(f"tau: expected a number from 1, or inf, found {tau}")
@@ -127,7 +147,8 @@ def _tau_space(taus: tuple[float, ...], min_scores: tuple[float, ...], finetuned
         for score in min_scores
         for tau in taus
     ]
-    return Space(sweep="tau", task="stcn", axis="tau", series=series, settings=tuple(settings))
+    times = costs.told("box", "mask") if len(finetuned) > 1 else costs.told("box")
+    return Space(sweep="tau", task="stcn", axis="tau", series=series, settings=tuple(settings), times=times)
 
 
 def _frames_space(frames: tuple[int, ...], costs: Costs) -> Space:
@@ -135,7 +156,9 @@ def _frames_space(frames: tuple[int, ...], costs: Costs) -> Space:
         Setting(varied={"frames": count}, options={"frames": str(count)}, seconds=count * costs.mask_s)
         for count in frames
     ]
-    return Space(sweep="frames", task="stcn", axis="frames", series=(), settings=tuple(settings))
+    return Space(
+        sweep="frames", task="stcn", axis="frames", series=(), settings=tuple(settings), times=costs.told("mask")
+    )
 
 
 def _points_space(points: tuple[int, ...], reference: tuple[int, ...], costs: Costs) -> Space:
@@ -155,7 +178,10 @@ def _points_space(points: tuple[int, ...], reference: tuple[int, ...], costs: Co
         for count in points
     ]
     series = ("reference_points",) if several else ()
-    return Space(sweep="points", task="point-stcn", axis="points", series=series, settings=tuple(settings))
+    return Space(
+        sweep="points", task="point-stcn", axis="points", series=series, settings=tuple(settings),
+        times=costs.told("point"),
+    )  # fmt: skip
 
 
 def _whole(name: str, values: Sequence[float], *, least: int) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pandas as pd
@@ -72,3 +73,21 @@ def test_the_page_stands_alone_and_names_the_best(sweep, best, tmp_path):
     assert page.count('class="best"') == 1
     assert page.count("<svg") == (2 if sweep == "points" else 1)
     assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+@pytest.mark.parametrize(("seconds", "plots", "told"), [
+    ((56, 56, 136, 136), 2, "takes an\nannotator 56 s per object instead of 136 s"),
+    ((56, 56, 56, 56), 1, "Every setting takes an annotator 56 s per object of a training clip (box 7 s: extreme"),
+    ((56, 56, 56, None), 1, "labels without fine-tuning"),
+])  # fmt: skip
+def test_tau_is_drawn_against_time_where_settings_differ_in_it(seconds, plots, told, tmp_path):
+    space = space_of("tau", values=(2, 5), finetuned=True)
+    settings = [dataclasses.replace(one, seconds=spent) for one, spent in zip(space.settings, seconds, strict=True)]
+    space = dataclasses.replace(space, settings=tuple(settings))
+    outcome = outcome_of(space, results_of(space, [(0.3, 0.4), (0.6, 0.8), (0.2, 0.3), (0.7, 0.8)]), "j_and_f")
+
+    write_sweep_report(outcome, str(tmp_path / "report.html"), title="a sweep")
+
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<svg") == plots
+    assert told in page

@@ -38,6 +38,13 @@ def test_frames_cost_masks_and_points_cost_points():
     assert points.settings[0].seconds == pytest.approx(95)  # ten points on each of ten frames at 0.95 s
 
 
+def test_times_name_their_source_unless_they_are_ones_own():
+    assert space_of("frames").times == "mask 80 s: Point-VOS"
+    assert space_of("tau", finetuned=True, costs=Costs(mask_s=60)).times == (
+        "box 7 s: extreme clicking, 2017; mask 60 s: as given"
+    )
+
+
 def test_training_shows_no_more_reference_points_than_there_are():
     space = space_of("points", values=(2, 20), series=(5,))
 
