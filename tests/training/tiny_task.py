@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,8 +45,6 @@ class TinyTask:
     frozen_norm: bool = False
     fatal: str = ""
     """`STEP FILE`: after so many steps one worker kills itself, and leaves the file so that it does so once."""
-    delay_s: float = 0.0
-    """Seconds a step takes at least, so that a test can kill a run on its way."""
 
     def options(self) -> Mapping[str, Any]:
         return {"seed": self.seed, "dropout": self.dropout}
@@ -83,7 +80,6 @@ class TinyTask:
         )
 
     def loss(self, model: nn.Module, batch: TinyBatch, step: int) -> LossResult:
-        time.sleep(self.delay_s)
         if self.fatal and step == int(self.fatal.split()[0]):
             with contextlib.suppress(FileExistsError):
                 Path(self.fatal.split()[1]).touch(exist_ok=False)
