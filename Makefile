@@ -28,7 +28,9 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
-# Two at a time: tests on Ray mostly wait, for processes to start and for those they kill.
+# Two at a time: tests on Ray mostly wait, for processes to start and for those they kill. One thread each: two that
+# compute on the same two cores wait for each other's threads, and need half as much CPU again.
+test test-without-ray test-on-ray test-fast: export OMP_NUM_THREADS = 1
 test: lint types
 	$(MAKE) --jobs=2 --output-sync=target test-without-ray test-on-ray
 

@@ -135,7 +135,7 @@ def test_a_run_may_begin_with_the_weights_of_another(tmp_path):
 @pytest.mark.slow
 def test_many_samples_are_sound():
     areas, fills = [], []
-    for number in range(0, 320, 4):
+    for number in range(0, 320, 8):
         sample = draw_sample(7, number, 64, PROGRAMS)
         region = sample.planes[PLANES.index("box")] > 0
         areas.append(sample.mask.mean())
