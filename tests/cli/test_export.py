@@ -10,7 +10,7 @@ from tests.review.runs import files_under, make_clip, make_run
 
 def rayvos(*words: str) -> subprocess.CompletedProcess[str]:
     program = "from rayvos.cli.main import run; run()"
-    return subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=600)
 
 
 @pytest.fixture

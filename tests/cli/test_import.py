@@ -37,7 +37,7 @@ def test_the_command_runs_as_a_program_with_paths_that_hold_spaces(boxes, tmp_pa
     command = [sys.executable, "-c", "import sys; from rayvos.cli.main import main; sys.exit(main(sys.argv[1:]))"]
 
     done = subprocess.run(
-        [*command, "import", "boxes", str(boxes), "-o", str(out)], capture_output=True, text=True, timeout=120
+        [*command, "import", "boxes", str(boxes), "-o", str(out)], capture_output=True, text=True, timeout=600
     )
 
     assert done.returncode == 3, done.stderr
@@ -206,7 +206,7 @@ def test_help_shows_examples_and_loads_no_network_library():
         "print([name for name in ('torch', 'ray', 'torchvision', 'timm') if name in sys.modules])"
     )
 
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
 
     assert "rayvos import davis DAVIS --split val" in done.stdout
     assert done.stdout.rstrip().endswith("[]")

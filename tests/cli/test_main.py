@@ -36,7 +36,7 @@ def test_help_and_status_wait_for_no_heavy_library(run: str, words: list[str]) -
     )
     words = [run if word == "RUN" else word for word in words]
 
-    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=600)
 
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[-1] == "[]"
@@ -190,7 +190,7 @@ def test_a_reader_that_goes_away_is_no_defect(run: str) -> None:
     )
     assert process.stdout is not None
     process.stdout.close()
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=600)
 
     assert "defect" not in errors
     assert "Traceback" not in errors

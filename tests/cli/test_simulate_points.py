@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 def rayvos(*words: str) -> subprocess.CompletedProcess[str]:
     program = "from rayvos.cli.main import run; run()"
-    return subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=600)
 
 
 def test_points_are_drawn_from_a_manifest_the_same_way_twice(tmp_path: Path):

@@ -172,7 +172,7 @@ def test_a_running_job_can_be_watched_from_another_process(place: Path) -> None:
 
     first = json.loads(process.stdout.readline())
     record.write("done")
-    rest, errors = process.communicate(timeout=60)
+    rest, errors = process.communicate(timeout=600)
 
     assert process.returncode == 0, errors
     assert (first["state"], json.loads(rest.splitlines()[-1])["state"]) == ("running", "done")

@@ -26,7 +26,7 @@ CONFIG = SynthConfig(num_frames=4, height=64, width=96, num_objects=2)
 
 def rayvos(*words: str) -> subprocess.CompletedProcess[str]:
     program = "from rayvos.cli.main import run; run()"
-    return subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=600)
 
 
 def synth(out: Path, *words: str) -> None:
