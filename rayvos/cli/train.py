@@ -13,8 +13,9 @@ from cyclopts import Parameter
 from rayvos.errors import UsageError
 
 if TYPE_CHECKING:
+    from rayvos.training.progress_notes import RunNote
     from rayvos.training.registry import TrainingPlan
-    from rayvos.training.runs import RunNote, RunSettings, TrainingSummary
+    from rayvos.training.runs import RunSettings, TrainingSummary
 
 __all__ = ["TrainOptions", "train"]
 

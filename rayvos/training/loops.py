@@ -26,8 +26,9 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from rayvos import storage
 from rayvos.errors import RayvosError, RunError, UsageError
+from rayvos.training.progress_notes import NoteBoard, RunNote
 from rayvos.training.registry import TrainingPlan
-from rayvos.training.runs import LOADERS_BESIDE_GPU, RunNote, RunSettings, TrainingSummary, claim_folder, train_run
+from rayvos.training.runs import LOADERS_BESIDE_GPU, RunSettings, TrainingSummary, claim_folder, train_run
 from rayvos.training.sharing import Share
 
 __all__ = ["WorkerGroup", "plan_workers", "train_on_ray"]
@@ -103,7 +104,7 @@ def train_on_ray(
     storage.remove(storage.join(settings.out, "ray"))  # what a killed driver left
     for name, value in PATIENCE.items():
         os.environ.setdefault(name, value)
-    board = ray.remote(num_cpus=0)(_Board).remote()
+    board = ray.remote(num_cpus=0)(NoteBoard).remote()
     work: Any = _work  # Ray states that it returns nothing, and hands on what it returns
     trainer = TorchTrainer(
         work,
@@ -175,19 +176,6 @@ def _work(config: dict[str, Any]) -> TrainingSummary | RayvosError:
     except RayvosError as error:
         logger.error("training error=%s", error)
         return error
-
-
-class _Board:
-    """Where the first worker says how far the run is, and the driver reads it."""
-
-    def __init__(self) -> None:
-        self._note: RunNote | None = None
-
-    def post(self, note: RunNote) -> None:
-        self._note = note
-
-    def read(self) -> RunNote | None:
-        return self._note
 
 
 def _watch(board: Any, watch: Callable[[RunNote], None] | None, finished: threading.Event) -> None:

@@ -24,6 +24,7 @@ from rayvos import storage
 from rayvos.errors import FormatError, RayvosError, UsageError
 from rayvos.training.loading import BatchLoader
 from rayvos.training.metrics_log import MetricsLog
+from rayvos.training.progress_notes import RunNote
 from rayvos.training.registry import TrainingPlan
 from rayvos.training.sharing import Share, raise_anywhere, told_by_first
 from rayvos.training.state import check_identity, load_state_file, newest_checkpoint, save_checkpoint
@@ -31,7 +32,6 @@ from rayvos.training.steps import Precision, StepReport, Trainer, run_identity
 
 __all__ = [
     "LOADERS_BESIDE_GPU",
-    "RunNote",
     "RunSettings",
     "TrainingSummary",
     "claim_folder",
@@ -75,21 +75,6 @@ class RunSettings:
                 raise UsageError(f"{name}: expected a number from 1, found {value}")
         if self.processes is not None and self.processes < 0:
             raise UsageError(f"processes: expected a number from 0, found {self.processes}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunNote:
-    """Where a run stands, for people who watch it."""
-
-    step: int
-    steps: int
-    loss: float
-    waiting_share: float
-    """Of the time of this start, spent waiting for samples."""
-    samples_per_second: float
-    """Of this start, over all workers."""
-    validation: dict[str, float]
-    """The latest; empty before the first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,8 +18,9 @@ from typing import Any
 from rayvos import storage
 from rayvos.annotations.own_json import read_own_json
 from rayvos.errors import FormatError, MissingPathError, UsageError
+from rayvos.training.progress_notes import RunNote
 from rayvos.training.registry import TrainingRequest, plan_training
-from rayvos.training.runs import RunNote, RunSettings, train_run
+from rayvos.training.runs import RunSettings, train_run
 from rayvos.tuning.spaces import Setting
 
 __all__ = ["Trial", "TrialResult", "claim_sweep", "read_result", "run_trial", "write_result"]
