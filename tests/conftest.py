@@ -10,11 +10,16 @@ import av
 import cv2
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 
 from rayvos.annotations.records import Clip, ClipSource
 
-pytest_plugins = ["tests.s3"]
+pytest_plugins = ["tests.s3", "tests.session_progress"]
+
+# Of a property that holds, no example is too slow: the machine is busy.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 Images = NDArray[np.uint8]
 
