@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ NO_TORCH = {"masks", "annotations", "video"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
+@cache
 def imports_of(path: Path) -> set[str]:
     """Return the dotted names a file imports anywhere, lazily or not."""
     found: set[str] = set()

@@ -30,7 +30,7 @@ def rayvos(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 def synth(out: Path, *words: str) -> None:
-    done = rayvos("synth", str(out), *words)
+    done = rayvos("synth", str(out), *words, *(() if "--workers" in words else ("--workers", "1")))
     assert done.returncode == 0, done.stderr
 
 

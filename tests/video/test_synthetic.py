@@ -76,7 +76,7 @@ def test_every_object_is_seen_in_the_first_frame_and_of_reasonable_size():
 
 def test_some_objects_leave_and_some_of_them_return():
     left = returned = 0
-    for clip in several(40, SynthConfig(num_frames=20, height=64, width=96, num_objects=2)):
+    for clip in several(24, SynthConfig(num_frames=20, height=64, width=96, num_objects=2)):
         for object_id in (1, 2):
             seen = [box.visible for box in clip.boxes if box.object_id == object_id]
             gone = seen.index(False) if False in seen else None
