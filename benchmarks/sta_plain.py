@@ -14,7 +14,8 @@ from rayvos.annotations.records import Box, Clip
 from rayvos.engines.sta.crops import cut_crop, paint_box, place_crop
 from rayvos.engines.sta.windows import Sampling, window_of
 from rayvos.models.layers import resize_bilinear
-from rayvos.models.sta import LEVELS, STA, normalise_bgr
+from rayvos.models.sta import STA, normalise_bgr
+from rayvos.models.sta_parts import LEVELS
 
 __all__ = ["STEPS", "placed_box", "plain_logits"]
 

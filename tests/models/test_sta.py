@@ -9,8 +9,9 @@ import torch
 from torch.nn import functional as F
 
 from rayvos.errors import UsageError, WeightsError
-from rayvos.models.sta import STA, StaModel, _enlarge_bicubic, build_sta
+from rayvos.models.sta import STA, StaModel, build_sta
 from rayvos.models.sta_checkpoint import load_sta, read_foreign_state
+from rayvos.models.sta_parts import enlarge_bicubic
 from rayvos.models.sta_solver import correlate, solve
 from rayvos.models.weights import save_weights
 
@@ -158,7 +159,7 @@ def test_a_compact_network_is_saved_and_loaded_as_such(tmp_path):
 def test_enlarging_by_matrices_is_bicubic_interpolation(size):
     maps = torch.randn(2, 3, 5, 6, generator=torch.Generator().manual_seed(3))
 
-    found = _enlarge_bicubic(maps, size)
+    found = enlarge_bicubic(maps, size)
 
     torch.testing.assert_close(found, F.interpolate(maps, size=size, mode="bicubic", align_corners=False))
 

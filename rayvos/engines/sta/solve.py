@@ -24,7 +24,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rayvos.models.layers import fold_batch_norms
-from rayvos.models.sta import CODE_CHANNELS, STA, FrameCode, StaWidths, normalise_bgr
+from rayvos.models.sta import STA, FrameCode, normalise_bgr
+from rayvos.models.sta_parts import CODE_CHANNELS, StaWidths
 
 __all__ = ["ALONE", "ON_GPU", "FrameInput", "Grouping", "Precision", "Solved", "StaRunner", "Window", "code_bytes"]
 
