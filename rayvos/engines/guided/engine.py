@@ -2,9 +2,10 @@
 
 Each object of each frame is cropped; the planes of `rayvos.engines.guided.guidance` go through the network of
 `rayvos.models.guided`; the probabilities of the frames beside, moved along the flow, count half as much as the
-frame's own. Where an object has a box, its mask ends a tenth outside the box and holds no specks; where it has none,
-points, a trace or a mask prompt of that frame say where it is. A trace says little of an object's extent: GrabCut
-(engine `scribble`) is asked first, and the network looks at the box of what that finds.
+frame's own; enlarged to the frame, their edges follow the picture's (`rayvos.masks.edges`). Where an object has a
+box, its mask ends a tenth outside the box and holds no specks; where it has none, points, a trace or a mask prompt of
+that frame say where it is. A trace says little of an object's extent: GrabCut (engine `scribble`) is asked first, and
+the network looks at the box of what that finds.
 
 Why so: labels of a frame depend on the pictures up to five frames around it and nothing else, and no crop's answer
 depends on which others share its forward pass, so that units may cut a clip anywhere and give the same bytes.
@@ -46,6 +47,7 @@ from rayvos.errors import UsageError, choose
 from rayvos.masks.agreement import box_agreement
 from rayvos.masks.boxes import mask_to_box
 from rayvos.masks.components import drop_specks
+from rayvos.masks.edges import enlarge_along_edges
 
 __all__ = ["GuidedConfig", "GuidedEngine"]
 
@@ -68,6 +70,8 @@ class GuidedConfig:
     """Let the masks of the frames beside vote, moved along the flow."""
     trace_box: bool = True
     """Where there is a trace and no box, let the network look at the box of what GrabCut finds."""
+    edges: bool = True
+    """Let the edges of masks follow those of the picture."""
     clip_to_box: bool = True
     """Cut masks off 10 % outside their box."""
     finetune: FinetuneMasks = "none"
@@ -100,6 +104,8 @@ class GuidedConfig:
 class _Frame:
     """What was found on one frame, by object, and the flow to the frames beside."""
 
+    image: NDArray[np.uint8]
+    """RGB (height, width, 3)."""
     prompts: Mapping[int, Prompt]
     found: Mapping[int, Found]
     """Objects whose prompt lies outside the frame are not there."""
@@ -114,6 +120,7 @@ class _Asked:
     """One frame on its way through the network."""
 
     frame: int
+    image: NDArray[np.uint8]
     prompts: Mapping[int, Prompt]
     guidances: Mapping[int, Guidance]
     flows: Mapping[int, NDArray[np.float32]]
@@ -253,7 +260,7 @@ class GuidedEngine:
             if guidance is not None:
                 guidances[object_id] = guidance
         near = {offset: flow for offset, flow in shot.flows.items() if abs(offset) <= NEAR}
-        return _Asked(shot.frame, prompts, guidances, near, shot.scale)
+        return _Asked(shot.frame, shot.image, prompts, guidances, near, shot.scale)
 
     def _boxed(self, image: NDArray[np.uint8], prompt: Prompt) -> Prompt:
         """Return the prompt with a box, where a trace and no box says where the object is."""
@@ -274,7 +281,7 @@ class GuidedEngine:
         moved = moved_neighbours(beside, frame, here.flows, here.scale) if self._config.neighbours else []
         votes = found.probability + NEIGHBOUR_VOTE * sum(moved)
         probability = np.asarray(votes / (1 + NEIGHBOUR_VOTE * len(moved)), np.float32)
-        mask = self._paste(probability, found.crop, prompt, clip.height, clip.width)
+        mask = self._paste(probability, found.crop, prompt, here.image)
         quality = {
             "network": found.quality,
             "margin": mean_margin(probability, _inside(found.crop)),
@@ -291,18 +298,21 @@ class GuidedEngine:
         return Label(frame, object_id, mask, predicted_iou(agreement, found.quality, temporal), quality)
 
     def _paste(
-        self, probability: NDArray[np.float32], crop: Crop, prompt: Prompt, height: int, width: int
+        self, probability: NDArray[np.float32], crop: Crop, prompt: Prompt, image: NDArray[np.uint8]
     ) -> NDArray[np.bool_]:
-        """Return the mask in the frame: resized to the crop, cut off near the box, without specks."""
+        """Return the mask in the frame: enlarged to the crop, cut off near the box, without specks."""
         x0, y0, x1, y1 = crop.area
-        full = cv2.resize(probability, (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR)
+        if self._config.edges:
+            full = enlarge_along_edges(probability, image[y0:y1, x0:x1])
+        else:
+            full = np.asarray(cv2.resize(probability, (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR), np.float32)
         inside: NDArray[np.bool_] = np.asarray(full >= THRESHOLD, np.bool_)
         if prompt.box is not None and self._config.clip_to_box:
             inside &= _near_box(crop)
             if not inside.any():
                 left, top, right, bottom = crop.pixels
                 inside = ellipse((left - x0, top - y0, right - x0, bottom - y0), full.shape)
-        mask = np.zeros((height, width), np.bool_)
+        mask = np.zeros(image.shape[:2], np.bool_)
         mask[y0:y1, x0:x1] = drop_specks(inside)
         return mask
 
@@ -310,7 +320,7 @@ class GuidedEngine:
 def _answered(asked: _Asked, answer: Future[list[Found]]) -> tuple[int, _Frame]:
     found = dict(zip(asked.guidances, answer.result(), strict=True))
     fits = {object_id: guidance.fit for object_id, guidance in asked.guidances.items()}
-    return asked.frame, _Frame(asked.prompts, found, fits, asked.flows, asked.scale)
+    return asked.frame, _Frame(asked.image, asked.prompts, found, fits, asked.flows, asked.scale)
 
 
 def _inside(crop: Crop) -> NDArray[np.bool_]:
