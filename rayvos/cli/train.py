@@ -49,7 +49,11 @@ class TrainOptions:
     workers: int | None = None
     """Workers that share each step; by default one per GPU, or one."""
     loaders: int | None = None
-    """Processes per worker that make samples ahead; by default 1, with a GPU 4."""
+    """Processes per worker that make samples ahead on its machine; by default 1, with a GPU 4."""
+    sample_actors: int | None = None
+    """In place of them: Ray actors per worker, of one CPU each, on any machine of the cluster. By default none, but 4
+    per GPU where GPUs' machines have fewer than 5 CPUs per GPU and other machines have some. Enough are there when
+    little of the time, as it is shown, is spent waiting for samples."""
     accumulate: int = 1
     """Pieces of its share that a worker computes one after the other: less memory, the same step."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -161,12 +165,21 @@ def _train(
     if options.in_process:
         if options.workers not in (None, 1):
             raise UsageError(f"--workers {options.workers}: --in-process has one worker; leave one of them out")
+        if options.sample_actors:
+            raise UsageError("--sample-actors: --in-process is without Ray; use --loaders, or leave one of them out")
         return train_run(plan, settings, watch=show)
-    from rayvos.pipelines.cluster import connected
-    from rayvos.training.loops import plan_workers, train_on_ray
+    from rayvos.pipelines.cluster import connected, read_nodes
+    from rayvos.training.loops import train_on_ray
+    from rayvos.training.worker_group import plan_workers
 
-    with connected(options.address, least_cpus=options.workers or 1):
-        group = plan_workers(workers=options.workers, device=options.device, processes=settings.processes)
+    with connected(options.address, least_cpus=(options.workers or 1) * (1 + (options.sample_actors or 0))):
+        group = plan_workers(
+            read_nodes(),
+            workers=options.workers,
+            device=options.device,
+            processes=settings.processes,
+            sample_actors=options.sample_actors,
+        )
         return train_on_ray(plan, settings, group, max_failures=options.max_failures, watch=show)
 
 

@@ -1,13 +1,13 @@
-"""Samples made ahead in processes, in order, so that the network need not wait for decoding and augmentation.
+"""Samples made ahead, in order, so that the network need not wait for decoding and augmentation.
 
-Every process has its own copy of the task and makes whole pieces of a step; pieces come back in order, so the batches
-do not depend on the number of processes.
+Who makes them has its own copy of the task and makes whole pieces of a step: processes on this machine, or whatever a
+`PieceSource` starts (`sample_actors`). Pieces come back in order, so batches do not depend on who made them.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -17,9 +17,15 @@ from rayvos.errors import RayvosError, RunError
 from rayvos.training.sharing import Share
 from rayvos.training.task import Batch, Optimisation, TrainingTask
 
-__all__ = ["BatchLoader"]
+__all__ = ["PIECES_AHEAD", "BatchLoader", "PieceSource", "Pieces", "make_piece", "prepare_process"]
 
-PIECES_AHEAD = 2  # per process: one being made, one waiting
+PIECES_AHEAD = 2  # per process or actor: one being made, one waiting
+
+Pieces = Generator[Batch | RayvosError, None, None]
+"""Pieces in order, an error of the data in place of a piece; `close` ends whatever makes them."""
+
+PieceSource = Callable[[TrainingTask, Iterable[range]], Pieces]
+"""Starts to make the pieces of these sample indices."""
 
 
 class BatchLoader:
@@ -31,27 +37,25 @@ class BatchLoader:
         share: which pieces of a step this worker takes.
         first_step: finished steps.
         processes: that make samples ahead; 0 makes them when they are asked for.
+        source: makes the pieces in place of processes.
     """
 
     def __init__(
-        self, task: TrainingTask, optimisation: Optimisation, share: Share, *, first_step: int = 0, processes: int = 0
+        self,
+        task: TrainingTask,
+        optimisation: Optimisation,
+        share: Share,
+        *,
+        first_step: int = 0,
+        processes: int = 0,
+        source: PieceSource | None = None,
     ) -> None:
         share.check(optimisation.batch_size)
         self.waiting_s = 0.0
         """Seconds that steps waited for samples."""
         self._num_pieces = share.accumulate
-        ahead: dict[str, Any] = {}
-        if processes:
-            # Not fork: a child of a process with threads (torch, Ray) may hang on a lock nobody holds.
-            ahead = {"multiprocessing_context": "spawn", "prefetch_factor": PIECES_AHEAD, "worker_init_fn": _begin}
-        self._loader = DataLoader(
-            _Pieces(task),
-            batch_size=None,
-            sampler=_PieceOrder(optimisation, share, first_step),
-            num_workers=processes,
-            **ahead,
-        )
-        self._batches: Iterator[Any] | None = None
+        order = _PieceOrder(optimisation, share, first_step)
+        self._pieces = _from_processes(task, order, processes) if source is None else source(task, order)
 
     def __enter__(self) -> BatchLoader:
         return self
@@ -60,30 +64,25 @@ class BatchLoader:
         self.close()
 
     def close(self) -> None:
-        """End the processes."""
-        self._batches = None
+        """End whatever makes samples."""
+        self._pieces.close()
 
     def next_step(self) -> list[Batch]:
         """Return the pieces of the next step.
 
         Raises:
             InputError: the data cannot give a sample.
-            RunError: a process that makes samples died.
+            RunError: whatever makes samples died.
         """
         start = time.monotonic()
-        if self._batches is None:
-            self._batches = iter(self._loader)
-        try:
-            found = [next(self._batches) for _ in range(self._num_pieces)]
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise RunError(f"training: a process that makes samples died ({error}); is there enough memory?") from error
+        found = [next(self._pieces) for _ in range(self._num_pieces)]
         self.waiting_s += time.monotonic() - start
-        for batch in found:
-            if isinstance(batch, RayvosError):
-                raise batch
-        return found
+        batches = []
+        for piece in found:
+            if isinstance(piece, RayvosError):
+                raise piece
+            batches.append(piece)
+        return batches
 
 
 class _PieceOrder:
@@ -97,22 +96,49 @@ class _PieceOrder:
             yield from self._share.pieces(step, self._optimisation.batch_size)
 
 
-class _Pieces(Dataset[Any]):
-    """Pieces by their sample indices; an error of the data is a value, so that it keeps its class and its message."""
+def make_piece(task: TrainingTask, indices: range) -> Batch | RayvosError:
+    """Return the piece of these samples; an error of the data is a value, so that it keeps its class and message."""
+    try:
+        return task.collate([task.sample(index) for index in indices])
+    except RayvosError as error:
+        return error
+
+
+def prepare_process() -> None:
+    """Prepare a process that makes samples: as many work side by side as there are cores."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+
+
+def _from_processes(task: TrainingTask, order: Iterable[range], processes: int) -> Pieces:
+    """Make pieces in processes of this machine; see `PieceSource`.
+
+    Raises:
+        RunError: a process died.
+    """
+    ahead: dict[str, Any] = {}
+    if processes:
+        # Not fork: a child of a process with threads (torch, Ray) may hang on a lock nobody holds.
+        ahead = {"multiprocessing_context": "spawn", "prefetch_factor": PIECES_AHEAD, "worker_init_fn": _begin}
+    try:
+        yield from DataLoader(_PieceSet(task), batch_size=None, sampler=order, num_workers=processes, **ahead)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise RunError(f"training: a process that makes samples died ({error}); is there enough memory?") from error
+
+
+class _PieceSet(Dataset[Any]):
+    """Pieces by their sample indices."""
 
     def __init__(self, task: TrainingTask) -> None:
         self._task = task
 
     def __getitem__(self, indices: range) -> Batch | RayvosError:
-        try:
-            return self._task.collate([self._task.sample(index) for index in indices])
-        except RayvosError as error:
-            return error
+        return make_piece(self._task, indices)
 
 
 def _begin(_: int) -> None:
-    """Prepare a process: as many work side by side as there are cores."""
-    import cv2
-
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
+    prepare_process()

@@ -9,12 +9,12 @@ tried again.
 from __future__ import annotations
 
 import logging
-import math
 import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import ray
@@ -25,56 +25,21 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from rayvos import storage
-from rayvos.errors import RayvosError, RunError, UsageError
+from rayvos.errors import RayvosError, RunError
 from rayvos.training.progress_notes import NoteBoard, RunNote
 from rayvos.training.registry import TrainingPlan
-from rayvos.training.runs import LOADERS_BESIDE_GPU, RunSettings, TrainingSummary, claim_folder, train_run
+from rayvos.training.runs import RunSettings, TrainingSummary, claim_folder, train_run
+from rayvos.training.sample_actors import pieces_from_actors
 from rayvos.training.sharing import Share
+from rayvos.training.worker_group import WorkerGroup
 
-__all__ = ["WorkerGroup", "plan_workers", "train_on_ray"]
+__all__ = ["train_on_ray"]
 
 logger = logging.getLogger(__name__)
 
 SECONDS_PER_NOTE = 0.5  # often enough for a live bar
 # Ray gives a group of workers 60 s to start; importing torch on a machine that does other work takes longer.
 PATIENCE = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerGroup:
-    """How many workers train, and what each asks of Ray."""
-
-    num_workers: int
-    num_cpus: int
-    """Per worker: its own threads, or on a GPU itself and the processes that make samples."""
-    use_gpu: bool
-
-
-def plan_workers(*, workers: int | None, device: str, processes: int | None) -> WorkerGroup:
-    """Return the group for the cluster this process is connected to.
-
-    Args:
-        workers: what the user asks for; None: one per GPU, or one on a cluster without.
-        device: `cpu` leaves GPUs alone, `cuda` insists on them, `auto` takes them where they are.
-        processes: per worker, that make samples; see `RunSettings`.
-
-    Raises:
-        UsageError: the cluster does not have what is asked for.
-    """
-    there = ray.cluster_resources()
-    num_gpus, num_cpus = int(there.get("GPU", 0)), int(there.get("CPU", 0))
-    use_gpu = num_gpus > 0 and device != "cpu"
-    if device.startswith("cuda") and not use_gpu:
-        raise UsageError("--device cuda: the cluster has no GPU; use --device cpu, or add a machine with one")
-    num_workers = workers or (num_gpus if use_gpu else 1)
-    if num_workers < 1 or (use_gpu and num_workers > num_gpus) or num_workers > num_cpus:
-        raise UsageError(f"--workers {num_workers}: the cluster has {num_cpus} CPUs and {num_gpus} GPUs; ask for fewer")
-    # One CPU stays free: for Ray, and so that a group can start while the one before is ending.
-    fitting = max(1, math.floor((num_cpus - 1) / num_workers))
-    beside_gpu = 1 + (LOADERS_BESIDE_GPU if processes is None else processes)
-    return WorkerGroup(
-        num_workers=num_workers, num_cpus=min(fitting, beside_gpu) if use_gpu else fitting, use_gpu=use_gpu
-    )
 
 
 def train_on_ray(
@@ -171,8 +136,9 @@ def _work(config: dict[str, Any]) -> TrainingSummary | RayvosError:
             board.post.remote(note)
 
     device = str(ray.train.torch.get_device()) if group.use_gpu else "cpu"
+    source = partial(pieces_from_actors, num_actors=group.sample_actors) if group.sample_actors else None
     try:
-        return train_run(plan, replace(settings, device=device), share=share, watch=post)
+        return train_run(plan, replace(settings, device=device), share=share, source=source, watch=post)
     except RayvosError as error:
         logger.error("training error=%s", error)
         return error

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from rayvos import storage
 from rayvos.errors import FormatError, RayvosError, UsageError
-from rayvos.training.loading import BatchLoader
+from rayvos.training.loading import BatchLoader, PieceSource
 from rayvos.training.metrics_log import MetricsLog
 from rayvos.training.progress_notes import RunNote
 from rayvos.training.registry import TrainingPlan
@@ -142,6 +142,7 @@ def train_run(
     settings: RunSettings,
     *,
     share: Share | None = None,
+    source: PieceSource | None = None,
     watch: Callable[[RunNote], None] | None = None,
 ) -> TrainingSummary:
     """Train to the end, from where the folder stands; all workers call it, each with its share.
@@ -150,6 +151,7 @@ def train_run(
         plan: what is trained, and how.
         settings: how it is carried out.
         share: this worker's part; several workers need `torch.distributed` to be initialised.
+        source: makes the samples in place of processes.
         watch: called after every step on the first worker.
 
     Raises:
@@ -160,7 +162,7 @@ def train_run(
     share = Share(rank=share.rank, size=share.size, accumulate=settings.accumulate)
     run: _Run | None = None
     try:
-        run = _Run(plan, settings, share, watch)
+        run = _Run(plan, settings, share, source, watch)
     except RayvosError as error:
         raise_anywhere(error, share.size)
     raise_anywhere(None, share.size)
@@ -175,7 +177,12 @@ class _Run:
     """One start of one worker."""
 
     def __init__(
-        self, plan: TrainingPlan, settings: RunSettings, share: Share, watch: Callable[[RunNote], None] | None
+        self,
+        plan: TrainingPlan,
+        settings: RunSettings,
+        share: Share,
+        source: PieceSource | None,
+        watch: Callable[[RunNote], None] | None,
     ) -> None:
         self.settings, self.share, self.watch = settings, share, watch
         self.first = share.rank == 0
@@ -193,7 +200,7 @@ class _Run:
         if processes is None:
             processes = LOADERS_BESIDE_GPU if self.trainer.device.type == "cuda" else 1
         self.loader = BatchLoader(
-            plan.task, plan.optimisation, share, first_step=self.trainer.step, processes=processes
+            plan.task, plan.optimisation, share, first_step=self.trainer.step, processes=processes, source=source
         )
         self.log = MetricsLog(settings.out, step=self.trainer.step) if self.first else None
         self.validation: dict[str, float] = {}

@@ -17,6 +17,7 @@ from rayvos.models.weights import read_weights
 from rayvos.training.metrics_log import read_metrics
 from rayvos.training.registry import TrainingPlan, TrainingRequest, plan_training
 from rayvos.training.runs import RunSettings, train_run
+from rayvos.training.worker_group import WorkerGroup
 from rayvos.video.synthetic import SynthConfig
 from rayvos.video.synthetic_set import SetSettings, write_set
 from tests.ray_cluster import worker_environment
@@ -40,10 +41,10 @@ def stcn_plan():
     return plan_training("tests.training.mortal_stcn:plan_mortal", TrainingRequest(steps=STCN_STEPS, batch_size=4))
 
 
-def train_with(workers, plan, settings, **options):
-    from rayvos.training.loops import WorkerGroup, train_on_ray
+def train_with(workers, plan, settings, *, sample_actors=0, **options):
+    from rayvos.training.loops import train_on_ray
 
-    group = WorkerGroup(num_workers=workers, num_cpus=1, use_gpu=False)
+    group = WorkerGroup(num_workers=workers, num_cpus=1, use_gpu=False, sample_actors=sample_actors)
     return train_on_ray(plan, settings, group, **options)
 
 
@@ -106,13 +107,14 @@ def test_two_workers_train_sta_as_one_does(ray_cluster, tmp_path):
     assert load_model(pair.weights)[1].model == {"variant": "compact", "height": 64, "width": 96}
 
 
-def test_a_killed_worker_changes_nothing(quiet_pair, tmp_path):
-    marker = tmp_path / "killed"
-    task = replace(QUIET, fatal=f"13 {marker}")
+def test_samples_made_by_actors_change_nothing_though_one_and_then_a_worker_are_killed(quiet_pair, tmp_path):
+    actor, worker = tmp_path / "actor", tmp_path / "worker"
+    task = replace(QUIET, fatal_sample=f"30 {actor}", fatal=f"13 {worker}")
 
-    summary = train_with(2, plan_of(task), settings_of(tmp_path / "run"))
+    summary = train_with(2, plan_of(task), settings_of(tmp_path / "run"), sample_actors=1)
 
-    assert marker.exists()
+    assert actor.exists()
+    assert worker.exists()
     assert summary.done
     assert summary.resumed_at == 10
     assert_same(weights_of(quiet_pair), weights_of(tmp_path / "run"))
@@ -161,14 +163,3 @@ def test_another_configuration_is_refused_before_workers_start(ray_cluster, quie
         train_with(2, plan_of(batch_size=16), settings_of(quiet_pair))
     with pytest.raises(UsageError, match="a batch of 8 samples cannot be cut into 3"):
         train_with(3, plan_of(), settings_of(quiet_pair))
-
-
-def test_the_group_fits_the_cluster(ray_cluster):
-    from rayvos.training.loops import plan_workers
-
-    assert plan_workers(workers=2, device="cpu", processes=1).num_workers == 2
-    assert not plan_workers(workers=None, device="auto", processes=1).use_gpu
-    with pytest.raises(UsageError, match="the cluster has no GPU"):
-        plan_workers(workers=1, device="cuda", processes=1)
-    with pytest.raises(UsageError, match=r"--workers 99: the cluster has 8 CPUs"):
-        plan_workers(workers=99, device="cpu", processes=1)

@@ -22,6 +22,14 @@ from rayvos.training.task import LossResult, Optimisation
 __all__ = ["TinyBatch", "TinyTask", "plan_tiny", "tiny_optimisation"]
 
 
+def die(marker: str | None = None) -> None:
+    """Kill this process, unless the marker says that one has died; the marker says so from then on."""
+    with contextlib.suppress(FileExistsError):
+        if marker is not None:
+            Path(marker).touch(exist_ok=False)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 @dataclass(frozen=True)
 class TinyBatch:
     inputs: Tensor
@@ -45,6 +53,11 @@ class TinyTask:
     frozen_norm: bool = False
     fatal: str = ""
     """`STEP FILE`: after so many steps one worker kills itself, and leaves the file so that it does so once."""
+    fatal_sample: str = ""
+    """`INDEX FILE`: the process that makes this sample kills itself, and leaves the file so that it does so once;
+    without FILE always."""
+    makers: str = ""
+    """Folder where processes that make samples leave a file named by their id."""
 
     def options(self) -> Mapping[str, Any]:
         return {"seed": self.seed, "dropout": self.dropout}
@@ -65,6 +78,10 @@ class TinyTask:
     def sample(self, index: int) -> tuple[np.ndarray, int]:
         if index in self.unreadable:
             raise InputError(f"clip 'c{index}': no such frame")
+        if self.makers:
+            (Path(self.makers) / str(os.getpid())).touch()
+        if self.fatal_sample and index == int(self.fatal_sample.split()[0]):
+            die(*self.fatal_sample.split()[1:])
         rng = np.random.default_rng([self.seed, index])
         target = int(rng.integers(3))
         values = rng.normal(size=8).astype(np.float32)
@@ -81,9 +98,7 @@ class TinyTask:
 
     def loss(self, model: nn.Module, batch: TinyBatch, step: int) -> LossResult:
         if self.fatal and step == int(self.fatal.split()[0]):
-            with contextlib.suppress(FileExistsError):
-                Path(self.fatal.split()[1]).touch(exist_ok=False)
-                os.kill(os.getpid(), signal.SIGKILL)
+            die(self.fatal.split()[1])
         if self.frozen_norm:
             model[1].eval()
         logits = model(batch.inputs)
