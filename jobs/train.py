@@ -5,7 +5,8 @@
 
 Needs: the cluster's machines hold the packages of requirements.lock; data, weights and output lie where every machine
 reaches them (object storage, or a shared disk). Options: those of `rayvos train` (`python jobs/train.py --help`); one
-worker per GPU, or one on a cluster without, if --workers does not say otherwise.
+worker per GPU, or one on a cluster without, if --workers does not say otherwise. --sample-actors N: machines of CPUs
+make the samples, where the GPUs' machines have too few (cluster/README.md says how many).
 
 Result: the run's folder, with weights.safetensors, metrics.parquet and TensorBoard's event files. Exit codes are those
 of `rayvos train`. A job that is stopped or loses its machine is submitted again as it was, and goes on exactly there.
