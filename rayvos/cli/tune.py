@@ -226,7 +226,9 @@ def _run(trials: list[Trial], options: TuneOptions) -> list[TrialResult]:
     from rayvos.training.registry import plan_training
     from rayvos.tuning.sweeps import SweepSettings, run_sweep
 
-    plan_training(trials[0].task, trials[0].request)  # wrong options and data that cannot be read end here, in words
+    for trial in trials:
+        if trial.seed == 0:  # wrong options and data that cannot be used end here, in words
+            plan_training(trial.task, trial.request)
     settings = SweepSettings(
         metric=options.metric,
         early_stopping=options.early_stopping,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from rayvos.annotations.manifest import ManifestFile
 from rayvos.annotations.records import Clip
-from rayvos.errors import InputError
+from rayvos.errors import FormatError, InputError
 from rayvos.masks.boxes import round_box
 from rayvos.masks.ignore import IGNORE
 from rayvos.masks.points import derive_seed, evenly_spaced_frames, simulate_points
@@ -134,7 +134,7 @@ class ManifestClips:
                 kind = "points" if supervision == "points" else "points and masks"
                 advice = "import some, or draw points from masks with --simulate true"
             raise InputError(
-                f"training data {self.path}: expected clips with {kind} on two frames or more, found none in {seen} "
+                f"data {self.path}: expected clips with {kind} on two frames or more, found none in {seen} "
                 f"clips; {advice}"
             )
 
@@ -166,7 +166,7 @@ class ManifestClips:
         told = "points" if at_points else "masks"
         if not any(map(_points_at_both if at_points else _shows_both, self.clips)):
             raise InputError(
-                f"training data {self.path}: expected {told} of two classes, found objects only "
+                f"data {self.path}: expected {told} of two classes inside the frames, found objects only "
                 f"or background only in all {len(self.clips)} clips; a network would learn nothing"
             )
         for place in np.linspace(0, len(self) - 1, min(CLIPS_CHECKED, len(self))):
@@ -200,14 +200,21 @@ class ManifestClips:
 
 def _shows_both(clip: Clip) -> bool:
     """Tell whether some mask shows an object and leaves a background."""
-    areas = (rle_area(mask.rle, clip.height, clip.width) for mask in clip.masks if mask.rle is not None)
+    try:
+        areas = [rle_area(mask.rle, clip.height, clip.width) for mask in clip.masks if mask.rle is not None]
+    except FormatError as error:
+        raise InputError(f"clip {clip.clip_id!r}: a mask cannot be used: {error}") from error
     return any(0 < area < clip.height * clip.width for area in areas)
 
 
 def _points_at_both(clip: Clip) -> bool:
     """Tell whether some point lies on an object, and some point off one: a negative, or on another object."""
-    positives = {point.object_id for point in clip.points if point.label == "positive"}
-    return len(positives) > 1 or (bool(positives) and any(point.label == "negative" for point in clip.points))
+    edge = -0.5  # of the picture; the centre of its first pixel is 0
+    inside = [
+        point for point in clip.points if edge <= point.x < clip.width + edge and edge <= point.y < clip.height + edge
+    ]
+    positives = {point.object_id for point in inside if point.label == "positive"}
+    return len(positives) > 1 or (bool(positives) and any(point.label == "negative" for point in inside))
 
 
 def _labels(clip: Clip, frame: int) -> NDArray[np.uint8]:

@@ -15,7 +15,7 @@ import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 
-from rayvos.errors import RunError, UsageError
+from rayvos.errors import RunError, UsageError, choose
 from rayvos.training.runs import RunSettings
 from rayvos.tuning.trials import Trial, TrialResult, read_result, run_trial, write_result
 
@@ -140,6 +140,7 @@ def _train(config: dict[str, Any]) -> None:
     device = "cpu" if settings.gpus == 0 else settings.device
 
     def report(step: int, steps: int, scores: dict[str, float]) -> None:
+        choose("metric", settings.metric, scores)
         tune.report({**scores, "step": step, "steps": steps, "score_names": ",".join(scores)})
 
     run_trial(trial, RunSettings(out=trial.folder, device=device, processes=settings.loaders), report)

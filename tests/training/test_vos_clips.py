@@ -108,6 +108,7 @@ def test_data_without_annotations_of_the_kind_is_refused(square_clip, tmp_path, 
 @pytest.mark.parametrize(("supervision", "change"), [
     ("points", {"points": (Point(7, 0, 5, 30), Point(7, 3, 8, 30))}),
     ("points", {"points": (Point(7, 0, 5, 30, "negative"), Point(7, 3, 8, 30, "negative"))}),
+    ("points", {"points": (Point(7, 0, 5, 30), Point(7, 3, 8, 30), Point(7, 3, 99, 30, "negative"))}),
     ("masks", {"masks": tuple(MaskPrompt(7, frame, mask_to_rle(np.ones((48, 66), np.bool_))) for frame in (0, 1))}),
     ("masks", {"masks": tuple(MaskPrompt(7, frame, mask_to_rle(np.zeros((48, 66), np.bool_))) for frame in (0, 1))}),
 ])  # fmt: skip
@@ -115,7 +116,7 @@ def test_data_of_one_class_is_refused(square_clip, tmp_path, supervision, change
     path = str(tmp_path / "one.parquet")
     write_manifest([dataclasses.replace(square_clip, **change)], path)
 
-    with pytest.raises(InputError, match=f"expected {supervision} of two classes, found objects only or background"):
+    with pytest.raises(InputError, match=f"expected {supervision} of two classes inside the frames, found objects"):
         ManifestClips(prepare_data([path], folder=None), supervision=supervision).check()
 
 
@@ -125,6 +126,15 @@ def test_frames_of_another_size_than_the_manifest_says_are_named(square_clip, tm
     write_manifest([dataclasses.replace(square_clip, height=50, width=60, masks=masks)], path)
 
     with pytest.raises(InputError, match=r"clip 'square' frame 0.*48x66"):
+        ManifestClips(prepare_data([path], folder=None)).check()
+
+
+def test_masks_of_another_size_than_their_clip_are_named(square_clip, tmp_path):
+    path = str(tmp_path / "other.parquet")
+    masks = tuple(MaskPrompt(7, frame, mask_to_rle(np.eye(50, 60, dtype=np.bool_))) for frame in (0, 2))
+    write_manifest([dataclasses.replace(square_clip, masks=masks)], path)
+
+    with pytest.raises(InputError, match=r"clip 'square': a mask cannot be used: .*\(48x66\), found 3000"):
         ManifestClips(prepare_data([path], folder=None)).check()
 
 
