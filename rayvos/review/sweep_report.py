@@ -12,7 +12,7 @@ from rayvos.tuning.outcome import Outcome, SettingScore, best_setting, thrifties
 __all__ = ["sweep_svg", "write_sweep_report"]
 
 COLORS = (ACCENT, WEAK, "#2f9e6e", "#b0762b", "#7b58c8", INK)
-BESIDE = 1.012  # factor between the places of two lines on the logarithmic axis
+BESIDE = 0.006  # of the axis' length, between two lines
 LONG_NAME = 30  # letters, of which three do not fit side by side above a plot
 CROSS_ENTROPY_AT = 2.0  # an infinite value is drawn at so many times the largest other one
 
@@ -92,8 +92,10 @@ def sweep_svg(outcome: Outcome, *, against: str) -> str:
     figure = Figure(figsize=(8.6, 3.6), layout="constrained")
     axes = figure.subplots()
     lines = _lines(outcome, against)
+    ticks = sorted({_place(outcome, score, against) for score in outcome.scores})
     for number, (name, scores) in enumerate(lines.items()):
-        aside = BESIDE ** (number - (len(lines) - 1) / 2)  # bars of several lines would hide one another
+        # Bars of several lines would hide one another.
+        aside = (ticks[-1] / ticks[0]) ** (BESIDE * (number - (len(lines) - 1) / 2))
         ordered = sorted(scores, key=lambda score: _place(outcome, score, against))
         places = [_place(outcome, score, against) * aside for score in ordered]
         widths = [0.0 if math.isnan(score.half_width) else score.half_width for score in ordered]
@@ -105,8 +107,7 @@ def sweep_svg(outcome: Outcome, *, against: str) -> str:
         for place, score in zip(places, ordered, strict=True):
             axes.scatter([place] * len(score.values), score.values, s=9, color=color, alpha=0.35)
     axes.set(ylabel=_metric_name(outcome), xlabel=_axis_name(outcome, against), xscale="log")
-    places = sorted({_place(outcome, score, against) for score in outcome.scores})
-    axes.set_xticks(places, [_tick(outcome, place, against) for place in places])
+    axes.set_xticks(ticks, [_tick(outcome, place, against) for place in ticks])
     axes.minorticks_off()
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=INK, labelsize=9)
