@@ -96,7 +96,8 @@ def train(task: str, options: TrainOptions, **own: str) -> int:
         rayvos train box2seg --data clips.parquet --weights out/weights.safetensors --learning-rate 1e-5 -o tuned
 
     Args:
-        task: What is learnt: `box2seg`, `guided`, `propagation`, `sta`, or your own `package.module:function`.
+        task: What is learnt: `box2seg`, `guided`, `propagation`, `sta`, `stcn`, `point-stcn`, or your own
+            `package.module:function`.
         options: the rest; documented by their own fields.
         own: Options of the task, as --KEY VALUE.
     """
