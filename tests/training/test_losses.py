@@ -209,6 +209,33 @@ def test_huberising_begins_after_the_warm_up():
     assert tau_at(0, 1000, 3.0, warmup_share=0) == 3.0
 
 
+def margins_learnt(tau, wrong_share):
+    """Return by which logits a linear classifier tells Long and Servedio's data right after learning wrong labels, too.
+
+    Source: Random classification noise defeats all convex potential boosters (2010). The first of four pixels has a
+    large margin, so that a wrong label there pulls hard; the last two have a small one, which gives way. Each pixel is
+    there with both labels, weighed by their shares: the same as endless samples of any seed.
+    """
+    pixels_N2 = torch.tensor([[1, 0], [1 / 24, 5 / 24], [1 / 24, -1 / 24], [1 / 24, -1 / 24]]).double().repeat(2, 1)
+    labels_BHW = torch.tensor([1, 1, 1, 1, 0, 0, 0, 0]).reshape(1, 1, 8)
+    shares = torch.tensor([1 - wrong_share] * 4 + [wrong_share] * 4, dtype=torch.float64)
+    weights = torch.zeros(2, 2, dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.Adam([weights], lr=0.1)
+    for _ in range(300):
+        optimiser.zero_grad()
+        losses_BHW = huberised_losses((pixels_N2 @ weights).T.reshape(1, 2, 1, 8), labels_BHW, tau)
+        (losses_BHW * shares).sum().backward()
+        optimiser.step()
+    logits_N2 = (pixels_N2[:4] @ weights).detach()
+    return (logits_N2[:, 1] - logits_N2[:, 0]).tolist()
+
+
+def test_a_fifth_of_wrong_labels_misleads_cross_entropy_and_not_the_huberised_loss():
+    assert min(margins_learnt(math.inf, 0.0)) > 0.5
+    assert min(margins_learnt(math.inf, 0.2)) < -0.05
+    assert min(margins_learnt(3.0, 0.2)) > 0.5
+
+
 def test_the_bootstrapping_schedule_scales_with_the_run():
     scaled, whole = Bootstrap.scaled(1500), Bootstrap.scaled(150_000)
 
