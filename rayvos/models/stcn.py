@@ -303,7 +303,7 @@ class _Decoder(nn.Module):
     def expand(self, compressed_KChw: Tensor, shared: tuple[Tensor, ...]) -> Tensor:
         """Return `forward` from what `compress` gave."""
         x = self.up_8_4(shared[1], self.up_16_8(shared[0], compressed_KChw))
-        logits = self.pred(F.relu(x))
+        logits = self.pred(x.relu_())
         return F.interpolate(logits, scale_factor=4.0, mode="bilinear", align_corners=False)
 
 
