@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 
 from rayvos.annotations.formats.point_vos import read_point_vos
@@ -48,6 +49,41 @@ def test_point_vos_json_holds_every_candidate_and_takes_the_answers_back(run: st
     status_of = dict(zip(("positive", "negative", "ambiguous"), statuses, strict=True))
     back = {point.seconds: (point.x, point.y, point.frame, status_of[point.label]) for point in verified}
     assert back == given
+
+
+def test_accepted_points_are_as_precise_as_the_annotators_error_rate_says(run: str, tmp_path: Path) -> None:
+    """Point-VOS: annotators whose answers are wrong at random, each group within two standard deviations."""
+    error_rate, num_annotators = 0.2, 8
+    generator = np.random.default_rng(0)
+    export_run(run, str(tmp_path / "out"), ExportOptions("point-vos"))
+    path = tmp_path / "out" / "points.json"
+    records = json.loads(path.read_text())
+    points = [point for record in records.values() for point in record["annotated_points"]]
+    kinds = np.array([point["kind"] for point in points])
+    on_object = generator.random(len(points)) < [0.1 + 0.8 * point["probability"] for point in points]
+
+    accepted = np.zeros((num_annotators, len(points)), bool)
+    for found in accepted:
+        answers = on_object ^ (generator.random(len(points)) < error_rate)
+        for number, (point, answer) in enumerate(zip(points, answers, strict=True)):
+            point |= {"status": "ACCEPTED" if answer else "REJECTED", "seconds": number}
+        path.write_text(json.dumps(records))
+        for clip in read_point_vos(str(path), manifest=str(Path(run).parent / "clips.parquet")):
+            for verified in clip.points:
+                found[int(verified.seconds or 0)] = verified.label == "positive"
+
+    variance = error_rate * (1 - error_rate)
+    for kind in ("foreground", "ambiguous", "background"):
+        num_on, num_off = (num_annotators * int((here & (kinds == kind)).sum()) for here in (on_object, ~on_object))
+        right, wrong = (int(accepted[:, here & (kinds == kind)].sum()) for here in (on_object, ~on_object))
+        assert min(num_on, num_off) > 0
+        assert abs(right / num_on - (1 - error_rate)) <= 2 * np.sqrt(variance / num_on)
+        expected_right, expected_wrong = num_on * (1 - error_rate), num_off * error_rate
+        precision = expected_right / (expected_right + expected_wrong)
+        # Of a quotient of two independent counts, to first order.
+        slope_right, slope_wrong = (1 - precision), precision
+        deviation = np.sqrt(variance * (slope_right**2 * num_on + slope_wrong**2 * num_off))
+        assert abs(right / (right + wrong) - precision) <= 2 * deviation / (expected_right + expected_wrong)
 
 
 def test_the_table_holds_every_candidate(run: str, tmp_path: Path) -> None:
