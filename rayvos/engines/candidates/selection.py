@@ -48,9 +48,11 @@ class CandidateRule:
                 "thresholds: expected 0 <= background_to < foreground_from <= 1, found "
                 f"{self.background_to} and {self.foreground_from}"
             )
-        counts = (self.num_foreground, self.num_ambiguous, self.num_background, self.distance_px)
-        if min(counts) < 0 or self.num_frames < 1:
-            raise UsageError("candidates: expected counts and a distance of 0 or more, and at least 1 frame")
+        for name in ("num_foreground", "num_ambiguous", "num_background", "distance_px"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name}: expected 0 or more, found {getattr(self, name)}")
+        if self.num_frames < 1:
+            raise UsageError(f"num_frames: expected at least 1, found {self.num_frames}")
 
 
 @dataclass(frozen=True, slots=True)

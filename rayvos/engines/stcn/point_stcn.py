@@ -5,7 +5,7 @@ a map that is 0 except at those points, or on discs around them where its weight
 itself is then read from that memory, like all others.
 Negative and ambiguous points are not used.
 
-Source: Point-VOS, Point-STCN; the network is STCN's, its weights trained with points (`rayvos train stcn`).
+Source: Point-VOS, Point-STCN; the network is STCN's, its weights trained with points (`rayvos train point-stcn`).
 Differs: the paper propagates forwards from the reference frame; here `direction` says, as in `stcn`.
 """
 
@@ -61,7 +61,7 @@ class PointStcnEngine(StcnEngine):
         if weights is None:
             raise WeightsError(
                 "engine 'point-stcn' needs --weights FILE of an STCN trained with points: the packaged weights know "
-                "masks only; train them with rayvos, or label points with --engine guided"
+                "masks only; train some with rayvos train point-stcn, or label points with --engine guided"
             )
         config = config or PointStcnConfig()
         super().__init__(config, weights=weights, device=device)

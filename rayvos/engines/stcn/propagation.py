@@ -121,7 +121,7 @@ def propagate(
             )  # fmt: skip
         if masks and sparse:
             probability = _predict(steps, bank, features, enabled, num_objects, rule.top_k, image)
-        steps.leave(image, probability[1:], masks)
+        steps.take_note(image, probability[1:], masks)
         if is_wanted:
             yield frame, probability
         if remembers:

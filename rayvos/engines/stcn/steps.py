@@ -44,7 +44,7 @@ class Steps(Protocol):
         """Return the probabilities (K, H, W) of some objects by what they read in memory, each for itself."""
         ...
 
-    def leave(self, image_1CHW: Tensor, masks_KHW: Tensor, given: Collection[int]) -> None:
+    def take_note(self, image_1CHW: Tensor, masks_KHW: Tensor, given: Collection[int]) -> None:
         """Take note of a frame's final probabilities, of all objects, and of whose were given by people."""
         ...
 
@@ -68,7 +68,7 @@ class _OfficialSteps:
     ) -> Tensor:
         return torch.sigmoid(self._network.decode(readout_KChw, features))
 
-    def leave(self, image_1CHW: Tensor, masks_KHW: Tensor, given: Collection[int]) -> None:
+    def take_note(self, image_1CHW: Tensor, masks_KHW: Tensor, given: Collection[int]) -> None:
         pass
 
 
@@ -103,7 +103,7 @@ class _CompactSteps:
         """Return each object's colours: the mean of what the given masks and the latest one hold."""
         return (self._given_K2S + self._latest_K2S) / 2
 
-    def leave(self, image_1CHW: Tensor, masks_KHW: Tensor, given: Collection[int]) -> None:
+    def take_note(self, image_1CHW: Tensor, masks_KHW: Tensor, given: Collection[int]) -> None:
         owner = torch.zeros(self._num_objects, dtype=torch.long, device=masks_KHW.device)
         half = F.avg_pool2d(masks_KHW[:, None].float(), 2)[:, 0]
         self._latest_K2S = color_histogram(F.avg_pool2d(image_1CHW, 2), half, owner)
