@@ -157,6 +157,8 @@ def import_clips(
         UsageError: an unknown format, or an option that the format has not.
         RayvosError: a clip cannot be used, and there is no `on_error`; or the source as a whole cannot.
     """
+    # The clips say where their frames are to processes with other working directories.
+    source, frames = storage.absolute(source), None if frames is None else storage.absolute(frames)
     name = detect_format(source) if format == AUTO else choose("format", format, [AUTO, *FORMATS])
     known = FORMATS[name]
     given: dict[str, Any] = {"frames": frames, "split": split, "truncate": truncate or None, "probe": probe}

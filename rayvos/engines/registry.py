@@ -65,6 +65,16 @@ class EngineChoice:
             **dict(self.options),
         )
 
+    def anchored(self) -> EngineChoice:
+        """Return the choice with its files as workers find them, which have working directories of their own."""
+        return dataclasses.replace(self, weights=_anchored(self.weights), calibration=_anchored(self.calibration))
+
+
+def _anchored(path: str | None) -> str | None:
+    if path is None or storage.is_url(path) or not storage.exists(path):  # or the name of packaged weights
+        return path
+    return storage.absolute(path)
+
 
 def load_engine(
     name: str,

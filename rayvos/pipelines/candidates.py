@@ -33,7 +33,7 @@ class CandidateJob(Job):
 
     def work(self) -> CandidateChoice:
         """Return what is done to each clip; the guide works where the propagator does."""
-        return CandidateChoice(self.engine, replace(self.guide, device=self.engine.device), self.options)
+        return CandidateChoice(self.engine, replace(self.guide.anchored(), device=self.engine.device), self.options)
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,10 +158,10 @@ def _run_units(
         progress.started = time.monotonic()
         with stop_signals(lambda: record.write("stopping", throughput=progress.throughput())):
             record.write(ray=_ray_facts(len(nodes), pool))
-            engine = replace(job.engine, device=job.engine.device if pool.num_gpus else "cpu")
+            engine = replace(job.engine.anchored(), device=job.engine.device if pool.num_gpus else "cpu")
             settings = WorkerSettings(
-                run=run.path,
-                manifest=plan.manifest,
+                run=storage.absolute(run.path),
+                manifest=storage.absolute(plan.manifest),
                 work=replace(job, engine=engine).work(),
                 session=uuid.uuid4().hex,
                 num_actors=pool.num_actors,
