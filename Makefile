@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test test-without-ray test-on-ray test-fast fix lint types clean
+.PHONY: help demo test test-without-ray test-on-ray test-faults test-fast fix lint types clean
 
 help:
 	@echo "make demo   label a generated clip on Ray and name the pictures to open"
@@ -28,17 +28,23 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
-# Two at a time: tests on Ray mostly wait, for processes to start and for those they kill. One thread each: two that
-# compute on the same two cores wait for each other's threads, and need half as much CPU again.
-test test-without-ray test-on-ray test-fast: export OMP_NUM_THREADS = 1
+# Side by side: tests on Ray mostly wait, for processes to start and for those they kill. One thread each: two that
+# compute on the same two cores wait for each other's threads, and need half as much CPU again. Each session's output
+# comes in one piece when it has ended; descriptor 3 tells meanwhile how far they are.
+test test-without-ray test-on-ray test-faults test-fast: export OMP_NUM_THREADS = 1
 test: lint types
-	$(MAKE) --jobs=2 --output-sync=target test-without-ray test-on-ray
+	TEST_PROGRESS=3 $(MAKE) --jobs=3 --output-sync=target test-faults test-on-ray test-without-ray 3>&2
 
 test-without-ray: $(STAMP)
 	$(BIN)/python -m pytest -m "not ray"
 
+FAULTS := tests/faults tests/jobs
+
 test-on-ray: $(STAMP)
-	$(BIN)/python -m pytest -m ray
+	$(BIN)/python -m pytest -m ray $(addprefix --ignore=,$(FAULTS))
+
+test-faults: $(STAMP)
+	$(BIN)/python -m pytest -m ray $(FAULTS)
 
 test-fast: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow and not ray"
