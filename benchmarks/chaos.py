@@ -44,6 +44,7 @@ from rayvos.pipelines.worker import UnitWorker, WorkerSettings
 VICTIMS = ("worker", "node", "driver")
 NODE_CPUS = 2
 WORKER_NODES = 3
+QUICK_NODES, QUICK_ACTORS = 2, 3
 PATIENCE_S = 1800.0  # without a new unit; a busy machine needs minutes for a node
 ROOT = Path(__file__).parents[1]
 
@@ -141,7 +142,7 @@ def actor_processes() -> list[int]:
 
 
 @contextlib.contextmanager
-def running_cluster() -> Iterator[tuple[Any, list[Any]]]:
+def running_cluster(num_nodes: int) -> Iterator[tuple[Any, list[Any]]]:
     """Have a cluster of a small head and some machines; all are processes below this one."""
     from ray.cluster_utils import Cluster
 
@@ -149,7 +150,7 @@ def running_cluster() -> Iterator[tuple[Any, list[Any]]]:
     head = {**node_options(1), "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
-        nodes = [add_node(cluster) for _ in range(WORKER_NODES)]
+        nodes = [add_node(cluster) for _ in range(num_nodes)]
         yield cluster, nodes
     finally:
         cluster.shutdown()
@@ -214,7 +215,7 @@ def choose_victims(kills: int, seed: int) -> list[str]:
 
 def run_chaos(options: argparse.Namespace, folder: Path) -> tuple[int, int, bool, Chaos, float]:
     """Return the labels lost, those there twice, whether the files are the same, who was killed, and the seconds."""
-    kills = 3 if options.quick else options.kills
+    kills, num_nodes = (3, QUICK_NODES) if options.quick else (options.kills, WORKER_NODES)
     num_units = max(12, 3 * kills)
     manifest, out = str(folder / "clips.parquet"), str(folder / "run")
     (folder / "frames").mkdir()
@@ -226,9 +227,10 @@ def run_chaos(options: argparse.Namespace, folder: Path) -> tuple[int, int, bool
     num_units = len(files_of(folder / "quiet" / "labels"))
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
-    with running_cluster() as (cluster, nodes):
+    with running_cluster(num_nodes) as (cluster, nodes):
         words = ["label", manifest, "-o", out, "--engine", ENGINE, "--max-attempts", str(kills + 3)]
         words += [f"--option={name}={value}" for name, value in engine.items()]
+        words += ["--actors", str(QUICK_ACTORS)] if options.quick else []
         command = [sys.executable, "-c", "from rayvos.cli.main import run; run()", *words, "--address", cluster.address]
         chaos = Chaos(cluster, nodes, Driver(command, folder / "driver.log"), random.Random(options.seed))
         started = time.monotonic()

@@ -6,6 +6,7 @@ makes trouble; the file says which, and the configuration of the run stays that 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -53,17 +54,24 @@ class BoxFillEngine:
     name = "boxfill"
     weights = ""
 
-    def __init__(self, *, threshold: int = 60, seconds_per_frame: float = 0.1, delay_s: float = 0.0) -> None:
+    def __init__(
+        self, *, threshold: int = 60, seconds_per_frame: float = 0.1, delay_s: float = 0.0, num_cpus: float = 1.0
+    ) -> None:
         self.threshold = threshold
         self.seconds_per_frame = seconds_per_frame
         self.delay_s = delay_s
+        self.num_cpus = num_cpus
 
     def options(self) -> Mapping[str, Any]:
         return {"threshold": self.threshold}
 
     def needs(self) -> EngineNeeds:
         return EngineNeeds(
-            halo=1, seconds_per_frame=self.seconds_per_frame, seconds_per_label=0.0, separate_objects=True
+            halo=1,
+            seconds_per_frame=self.seconds_per_frame,
+            seconds_per_label=0.0,
+            num_cpus=self.num_cpus,
+            separate_objects=True,
         )
 
     def label(self, clip: Clip, images: FrameReader, frames: range) -> Iterator[Label]:
@@ -87,6 +95,17 @@ class BoxFillEngine:
                 yield Label(frame, object_id, mask, fill, {"fill": fill})
 
 
+class DyingEngine(BoxFillEngine):
+    """Ends every process that loads it but the first one, the driver, which leaves its id in a file."""
+
+    def __init__(self, *, driver: str) -> None:
+        super().__init__()
+        with contextlib.suppress(FileExistsError), Path(driver).open("x") as file:
+            file.write(str(os.getpid()))
+        if Path(driver).read_text() != str(os.getpid()):
+            os._exit(1)
+
+
 class ShiftEngine(BoxFillEngine):
     """Also gives probabilities: an object's first mask, softened, moved one pixel to the right with every frame."""
 
@@ -101,6 +120,15 @@ class ShiftEngine(BoxFillEngine):
                 mask = rle_to_mask(given.rle, clip.height, clip.width).astype(np.float32)
                 moved = np.roll(cv2.GaussianBlur(mask, (0, 0), 3), frame - given.frame, axis=1)
                 yield ObjectProbability(frame, object_id, np.clip(moved, 0, 1))
+
+
+def took_pass(folder: Path) -> bool:
+    """Use up one of the files `pass-…`, whoever else wants one; False where none is left."""
+    for found in sorted(folder.glob("pass-*")):
+        with contextlib.suppress(FileNotFoundError):
+            found.unlink()
+            return True
+    return False
 
 
 def make_trouble(order: Path) -> None:
@@ -120,6 +148,8 @@ def make_trouble(order: Path) -> None:
         sys.exit(3)
     if "hang" in trouble:
         time.sleep(3600)
+    while "pass" in trouble and order.exists() and not took_pass(order.parent.parent):
+        time.sleep(0.05)
     if "hog" in trouble:
         hog = []
         while True:

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from benchmarks.busy_machine import SETTINGS, patient_starts
 from rayvos.annotations.manifest import write_manifest
 from rayvos.annotations.records import Box, Clip, ObjectInfo
 from rayvos.annotations.run_folder import read_dead_letters, read_labels
@@ -26,11 +27,16 @@ REPOSITORY = Path(__file__).parents[1]
 NUM_FRAMES = 6
 ONE_CLIP_A_UNIT = 15.0  # planned seconds per frame of which every test clip fills a unit
 ALL_IN_ONE_UNIT = 0.01
+PATIENCE_S = 600.0  # for a process on a busy machine, before a test calls it hung
+RAYVOS = (sys.executable, "-c", "from rayvos.cli.main import run; run()")
+RAYVOS_WITH_A_CLUSTER = (sys.executable, "-m", "tests.patient_rayvos")  # of its own
 
 
 def worker_environment() -> dict[str, str]:
-    """Return the environment of processes that shall find the tests' engine and make no mess."""
-    found = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    """Return the environment of processes that find the tests' engine, make no mess, and wait for a busy machine."""
+    found = {**SETTINGS, **os.environ, "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled"}
+    found |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
+    found["RAY_memory_monitor_refresh_ms"] = "0"  # else Ray kills workers when others fill the machine's memory
     found["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), *found.get("PYTHONPATH", "").split(os.pathsep)]).strip(":")
     found.pop("RAY_ADDRESS", None)
     return found
@@ -61,6 +67,7 @@ def ray_cluster(s3_server: str) -> Iterator[None]:
     for name, value in worker_environment().items():
         environment.setenv(name, value)
     environment.delenv("RAY_ADDRESS", raising=False)
+    patient_starts()
     ray.init(
         address="local",
         num_cpus=8,
@@ -72,6 +79,13 @@ def ray_cluster(s3_server: str) -> Iterator[None]:
     yield
     ray.shutdown()
     environment.undo()
+
+
+def shared_address() -> str:
+    """Return the address of the cluster that tests share, for programs: one of its own costs each 15 s of CPU."""
+    import ray
+
+    return str(ray.get_runtime_context().gcs_address)
 
 
 def make_clip(folder: Path, *, num_frames: int = NUM_FRAMES) -> Clip:
@@ -92,20 +106,35 @@ def make_trouble(clip: Clip, words: str) -> None:
     (Path(clip.source.uri) / ".trouble").write_text(words)
 
 
-def end_trouble(clip: Clip) -> None:
-    """Let the clip be labelled in peace."""
-    (Path(clip.source.uri) / ".trouble").unlink(missing_ok=True)
+def let_pass(clips: list[Clip], number: int) -> None:
+    """Have the tests' engine do so many of these clips, whichever come first, and wait with others until trouble ends.
+
+    That holds a run at one point, for whatever a test does to it, however busy the machine is.
+    """
+    for clip in clips:
+        make_trouble(clip, "pass")
+    for position in range(number):
+        (Path(clips[0].source.uri).parent / f"pass-{position}").touch()
+
+
+def end_trouble(*clips: Clip) -> None:
+    """Let the clips be labelled in peace."""
+    for clip in clips:
+        (Path(clip.source.uri) / ".trouble").unlink(missing_ok=True)
 
 
 def job_on(
     clips: list[Clip], out: Path | str, *, seconds_per_frame: float = ONE_CLIP_A_UNIT, **options: Any
 ) -> LabelJob:
-    """Return a job of the tests' engine on these clips, with a manifest of its own beside the first clip."""
+    """Return a job of the tests' engine on these clips, with a manifest of its own beside the first clip.
+
+    One actor does it unless a test is about several: each is a process that imports for two to three seconds of CPU.
+    """
     manifest = Path(clips[0].source.uri).parent / "clips.parquet"
     write_manifest(clips, str(manifest))
     engine = {"seconds_per_frame": seconds_per_frame, **options.pop("engine_options", {})}
     choice = EngineChoice(ENGINE, engine)
-    return LabelJob(str(manifest), str(out), choice, **{"actors": 2, "max_failed": 1000, **options})
+    return LabelJob(str(manifest), str(out), choice, **{"actors": 1, "max_failed": 1000, **options})
 
 
 def labels_of(out: Path | str, *, without: tuple[str, ...] = ()) -> pa.Table:

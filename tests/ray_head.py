@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.ray_cluster import worker_environment
+from tests.ray_cluster import PATIENCE_S, worker_environment
 
 NUM_CPUS = 5
 STARTS = 6  # of a cluster, at most
@@ -63,6 +63,7 @@ def ray_head() -> Iterator[RayHead]:
     command += ["--temp-dir", folder, *(f"--{name}={port}" for name, port in ports.items())]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**worker_environment(), "PATH": path, "RAY_JOB_STOP_WAIT_TIME_S": "20", "RAY_TMPDIR": folder}
+    environment |= {"RAY_metrics_report_interval_ms": "1000"}
     log = Path(folder) / "start.log"
     url = f"http://127.0.0.1:{ports['dashboard-port']}"
     with pytest.MonkeyPatch.context() as patch:
@@ -99,7 +100,7 @@ def start_patiently(
     raise AssertionError(log.read_text())
 
 
-def wait_for(attempt: Callable[[], Any], log: Path | None = None, seconds: float = 280) -> Any:
+def wait_for(attempt: Callable[[], Any], log: Path | None = None, seconds: float = PATIENCE_S) -> Any:
     """Return the first result of `attempt` that is true; errors mean that it is too early."""
     deadline = time.monotonic() + seconds
     found, last_error = None, ""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from rayvos.cli.main import main
+from tests.ray_cluster import PATIENCE_S, RAYVOS, shared_address, worker_environment
 from tests.ray_cluster import ray_cluster as ray_cluster
-from tests.ray_cluster import worker_environment
 
 
 def findings(capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, str]]:
@@ -72,17 +71,15 @@ def test_people_read_one_line_each_and_what_to_do(capsys: pytest.CaptureFixture[
 
 
 def doctor(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from rayvos.cli.main import run; run()", "doctor", "--json", *words]
-    return subprocess.run(command, env=worker_environment(), capture_output=True, text=True, timeout=120)
+    command = [*RAYVOS, "doctor", "--json", *words]
+    return subprocess.run(command, env=worker_environment(), capture_output=True, text=True, timeout=PATIENCE_S)
 
 
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_each_machine_of_a_cluster_is_looked_at_from_inside(s3_bucket: str) -> None:
-    import ray
-
-    done = doctor("--address", ray.get_runtime_context().gcs_address, "--storage", s3_bucket)
+    done = doctor("--address", shared_address(), "--storage", s3_bucket)
 
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout)

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,12 +13,20 @@ from rayvos.cli.running import parse_bytes
 from rayvos.errors import UsageError
 from tests.conftest import moving_square, write_video
 from tests.engines_for_tests import ENGINE
-from tests.ray_cluster import labels_of, make_clips, make_trouble, worker_environment
+from tests.ray_cluster import (
+    PATIENCE_S,
+    RAYVOS,
+    RAYVOS_WITH_A_CLUSTER,
+    labels_of,
+    make_clips,
+    make_trouble,
+    worker_environment,
+)
 from tests.ray_cluster import ray_cluster as ray_cluster
 
 pytestmark = [pytest.mark.ray]
 
-ENGINE_WORDS = ["--engine", ENGINE, "--actors", "2"]
+ENGINE_WORDS = ["--engine", ENGINE, "--actors", "1"]
 
 
 @pytest.fixture
@@ -26,6 +34,23 @@ def manifest(tmp_path: Path) -> Path:
     path = tmp_path / "my clips" / "clips.parquet"
     write_manifest(make_clips(tmp_path / "my clips", 3), str(path))
     return path
+
+
+@pytest.fixture(scope="module")
+def labelled(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A manifest and the folder of its finished run."""
+    place = tmp_path_factory.mktemp("labelled")
+    write_manifest(make_clips(place / "clips", 3), str(place / "clips.parquet"))
+    assert main(["label", str(place / "clips.parquet"), "-o", str(place / "out"), *ENGINE_WORDS]) == 0
+    return place / "clips.parquet", place / "out"
+
+
+@pytest.fixture
+def words_of_a_finished_run(labelled: tuple[Path, Path], tmp_path: Path) -> list[str]:
+    """The command whose run is done in the folder `out`."""
+    manifest, out = labelled
+    shutil.copytree(out, tmp_path / "out")
+    return ["label", str(manifest), "-o", str(tmp_path / "out"), *ENGINE_WORDS]
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -90,14 +115,11 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.usefixtures("ray_cluster")
-def test_a_run_is_discarded_only_when_asked_for(manifest: Path, tmp_path: Path) -> None:
-    words = ["label", str(manifest), "-o", str(tmp_path / "out"), *ENGINE_WORDS]
-    assert main(words) == 0
+def test_a_run_is_discarded_only_when_asked_for(words_of_a_finished_run: list[str], tmp_path: Path) -> None:
     (tmp_path / "out" / "mine.txt").write_text("kept")
 
-    assert main([*words, "--option", "threshold=99"]) == 2
-    assert main([*words, "--option", "threshold=99", "--overwrite"]) == 0
+    assert main([*words_of_a_finished_run, "--option", "threshold=99"]) == 2
+    assert main([*words_of_a_finished_run, "--option", "threshold=99", "--overwrite"]) == 0
 
     assert (tmp_path / "out" / "mine.txt").exists()
 
@@ -138,11 +160,10 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 
 @pytest.mark.slow
 def test_the_command_brings_its_own_cluster_and_is_quiet(manifest: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "from rayvos.cli.main import run; run()", "label", str(manifest)]
-    command += ["-o", str(tmp_path / "out"), "--engine", ENGINE]
+    command = [*RAYVOS_WITH_A_CLUSTER, "label", str(manifest), "-o", str(tmp_path / "out"), "--engine", ENGINE]
 
     done = subprocess.run(
-        command, env=worker_environment(), cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+        command, env=worker_environment(), cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_S
     )
 
     assert done.returncode == 0, done.stderr
@@ -160,24 +181,20 @@ def test_a_dry_run_on_a_video_writes_nothing_either(tmp_path: Path) -> None:
     assert not (tmp_path / "o").exists()
 
 
-@pytest.mark.usefixtures("ray_cluster")
-def test_wrong_options_discard_nothing(manifest: Path, tmp_path: Path) -> None:
-    words = ["label", str(manifest), "-o", str(tmp_path / "out"), *ENGINE_WORDS]
-    assert main(words) == 0
-
-    assert main([*words, "--overwrite", "--option", "treshold=3"]) == 2
+def test_wrong_options_discard_nothing(words_of_a_finished_run: list[str], tmp_path: Path) -> None:
+    assert main([*words_of_a_finished_run, "--overwrite", "--option", "treshold=3"]) == 2
 
     assert labels_of(tmp_path / "out").num_rows == 36
 
 
 @pytest.mark.slow
 def test_an_address_where_no_cluster_answers_is_named_at_once(manifest: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "from rayvos.cli.main import run; run()", "label", str(manifest)]
-    command += ["-o", str(tmp_path / "out"), "--engine", ENGINE, "--address", "127.0.0.1:9"]
+    command = [*RAYVOS, "label", str(manifest), "-o", str(tmp_path / "out"), "--engine", ENGINE]
 
     done = subprocess.run(
-        command, env=worker_environment(), cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
-    )
+        [*command, "--address", "127.0.0.1:9"],
+        env=worker_environment(), cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_S,
+    )  # fmt: skip
 
     assert done.returncode == 1
     assert "Ray at '127.0.0.1:9': could not start or connect" in done.stderr

@@ -29,7 +29,7 @@ from tests.ray_head import free_ports, start_patiently, wait_for
 
 HEAD = "ray.head.default"
 HEAD_ID = "f" * 51 + "00000"  # what the provider calls the head
-NUM_ACTORS = 3
+NUM_ACTORS = 2
 
 
 def autoscaling(address: str) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def autoscaling(address: str) -> dict[str, Any]:
     lists = [f"{who}setup_commands" for who in ("", "head_", "worker_")] + ["initialization_commands", "rsync_filter"]
     lists += ["head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files", "rsync_exclude"]
     return {
-        "cluster_name": "simulated", "max_workers": NUM_ACTORS, "idle_timeout_minutes": 0.5, "upscaling_speed": 100,
+        "cluster_name": "simulated", "max_workers": NUM_ACTORS, "idle_timeout_minutes": 0.1, "upscaling_speed": 100,
         "provider": provider, "auth": {}, "docker": {}, "file_mounts": {}, "file_mounts_sync_continuously": False,
         "head_node_type": HEAD, "available_node_types": types, **{name: list[str]() for name in lists},
     }  # fmt: skip
@@ -99,7 +99,7 @@ def main(manifest: str, out: str) -> None:
 
     try:
         before = num_workers()
-        engine = EngineChoice(ENGINE, {"seconds_per_frame": ONE_CLIP_A_UNIT, "delay_s": 0.5})
+        engine = EngineChoice(ENGINE, {"seconds_per_frame": ONE_CLIP_A_UNIT, "delay_s": 0.1})
         run_job(LabelJob(manifest, out, engine, max_attempts=9, actors=NUM_ACTORS), on_progress=look)
         wait_for(lambda: num_workers() == 0)
         print(json.dumps({"before": before, "most": max(workers), "after": num_workers()}), flush=True)

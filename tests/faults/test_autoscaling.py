@@ -19,7 +19,7 @@ pytestmark = [
 
 
 def test_machines_come_for_the_work_and_go_after_it(tmp_path: Path) -> None:
-    clips = make_clips(tmp_path, 6)
+    clips = make_clips(tmp_path, 4)
     job = job_on(clips, tmp_path / "out")
     label_here(job_on(clips, tmp_path / "quiet"))
 
@@ -27,5 +27,5 @@ def test_machines_come_for_the_work_and_go_after_it(tmp_path: Path) -> None:
 
     found = json.loads(printed.splitlines()[-1])
     assert (found["before"], found["after"]) == (0, 0)
-    assert 1 <= found["most"] <= 3
+    assert 1 <= found["most"] <= 2
     assert files_of(tmp_path / "out") == files_of(tmp_path / "quiet")

@@ -132,7 +132,7 @@ def test_a_job_on_a_full_disk_ends_with_the_reason_and_is_resumed(tmp_path: Path
     clips = make_clips(tmp_path, 3)
     job = job_on(clips, small_disk / "out", seconds_per_frame=ALL_IN_ONE_UNIT)
     quiet = dataclasses.replace(job, out=str(tmp_path / "quiet"))
-    run_job(quiet)
+    label_here(quiet)
     plan_run(RunFolder(job.out), job.manifest, job.work().load())
     ballast = small_disk / "ballast"
     fill(ballast)

@@ -13,16 +13,20 @@ from pathlib import Path
 import pytest
 
 from rayvos.annotations.records import Box
+from rayvos.annotations.run_folder import RunFolder
 from rayvos.cli.main import main
 from rayvos.errors import UsageError
 from rayvos.pipelines.label import LabelJob
 from rayvos.pipelines.submission import Submission
 from tests.engines_for_tests import ENGINE
 from tests.faults.test_failing_storage import label_here
-from tests.ray_cluster import REPOSITORY, files_of, job_on, make_clips
+from tests.ray_cluster import PATIENCE_S, REPOSITORY, end_trouble, files_of, job_on, let_pass, make_clips
 from tests.ray_head import RayHead, wait_for
 
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.timeout(4 * PATIENCE_S),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 class Tunnel:
@@ -75,12 +79,12 @@ def tunnel(ray_head: RayHead) -> Iterator[Tunnel]:
 
 
 def words_of(job: LabelJob, *more: str) -> list[str]:
-    found = ["label", job.manifest, "-o", job.out, "--engine", ENGINE, "--actors", "2"]
+    found = ["label", job.manifest, "-o", job.out, "--engine", ENGINE, "--actors", "1"]
     return [*found, "--option", f"seconds_per_frame={job.engine.options['seconds_per_frame']}", *more]
 
 
 def submit(url: str, words: list[str], *options: str) -> int:
-    where = ["--address", url, "--working-dir", str(REPOSITORY), "--patience", "280"]
+    where = ["--address", url, "--working-dir", str(REPOSITORY), "--patience", str(PATIENCE_S)]
     return main(["submit", *where, "--env", f"PYTHONPATH={REPOSITORY}", *options, "--", *words])
 
 
@@ -92,23 +96,27 @@ def test_a_job_is_started_once_and_followed_over_a_lost_connection_to_its_exit_c
     clips = make_clips(tmp_path, 6)
     clips[1] = dataclasses.replace(clips[1], boxes=(Box(1, 0, 9, 9, 2, 2),))
     label_here(job_on(clips, tmp_path / "quiet"))
-    words = words_of(job_on(clips, tmp_path / "out"), "--option", "delay_s=1", "--max-failed", "9")
+    words = words_of(job_on(clips, tmp_path / "out"), "--max-failed", "9")
+    let_pass(clips, 2)
 
     def metrics() -> bool:
         with urllib.request.urlopen(ray_head.metrics_url) as answer:
             return "ray_rayvos_frames_total" in answer.read().decode()
 
     def cut_after_some_units() -> None:
-        wait_for(lambda: (tmp_path / "out" / "labels").exists())
-        tunnel.cut(2)
+        try:
+            wait_for(lambda: len(RunFolder(str(tmp_path / "out")).committed()) >= 2)
+            tunnel.cut(2)
+            wait_for(metrics)
+        finally:
+            end_trouble(*clips)
 
     assert submit(ray_head.url, words, "--no-follow") == 0
     started = capsys.readouterr().out.split()
-    threading.Thread(target=cut_after_some_units, daemon=True).start()
-    measured = threading.Thread(target=wait_for, args=(metrics,))
-    measured.start()
+    beside = threading.Thread(target=cut_after_some_units)
+    beside.start()
     code = submit(tunnel.url, words)
-    measured.join()
+    beside.join()
 
     said = capsys.readouterr()
     assert code == 3

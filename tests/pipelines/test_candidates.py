@@ -42,7 +42,7 @@ def candidates_on(clips: list[Clip], out: Path, *, seconds_per_frame: float = 15
     manifest = Path(clips[0].source.uri).parent / "clips.parquet"
     write_manifest(clips, str(manifest))
     engine = EngineChoice(PROPAGATOR, {"seconds_per_frame": seconds_per_frame})
-    cheap = {"guide": EngineChoice("scribble"), "actors": 2, "max_failed": 1000}
+    cheap = {"guide": EngineChoice("scribble"), "actors": 1, "max_failed": 1000}
     return CandidateJob(str(manifest), str(out), engine, options=OPTIONS, **{**cheap, **options})
 
 
@@ -52,14 +52,13 @@ def files_of(out: Path) -> dict[str, bytes]:
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_one_two_and_seven_workers_and_killed_ones_give_the_same_candidates(tmp_path: Path) -> None:
+def test_one_worker_and_three_of_which_some_are_killed_give_the_same_candidates(tmp_path: Path) -> None:
     clips = make_traced(tmp_path, 7)
 
     run_job(candidates_on(clips, tmp_path / "one", actors=1))
-    run_job(candidates_on(clips, tmp_path / "two", actors=2))
     for clip in clips[:2]:
         make_trouble(clip, "kill once")
-    killed = run_job(candidates_on(clips, tmp_path / "seven", actors=7, max_attempts=4))
+    killed = run_job(candidates_on(clips, tmp_path / "three", actors=3, max_attempts=4))
 
     work = candidates_on(clips, tmp_path).work().load()
     direct = []
@@ -67,7 +66,7 @@ def test_one_two_and_seven_workers_and_killed_ones_give_the_same_candidates(tmp_
         with open_clip(clip) as images:
             direct.append(mine_clip(work._engine, work._guide, clip, images, OPTIONS))
     assert read_candidates(str(tmp_path / "one")).equals(pa.concat_tables(direct))
-    assert files_of(tmp_path / "one") == files_of(tmp_path / "two") == files_of(tmp_path / "seven")
+    assert files_of(tmp_path / "one") == files_of(tmp_path / "three")
     assert len(files_of(tmp_path / "one")) == 7
     assert killed.dead_letters == {}
     assert killed.throughput["worker_deaths"] == 2

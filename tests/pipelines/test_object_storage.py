@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import uuid
 from collections import Counter
 from pathlib import Path
 from typing import get_args
 
 import pytest
-import ray
 
 from rayvos import storage
 from rayvos.annotations.manifest import ManifestFile
@@ -20,12 +18,12 @@ from rayvos.cli.main import main
 from rayvos.pipelines.run_record import RunRecord
 from tests.conftest import moving_square, write_video
 from tests.engines_for_tests import ENGINE
-from tests.ray_cluster import files_of, labels_of, worker_environment
+from tests.ray_cluster import PATIENCE_S, RAYVOS, files_of, labels_of, shared_address, worker_environment
 from tests.s3 import SECRETS, S3Proxy, Trouble
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
-ENGINE_WORDS = ["--engine", ENGINE, "--actors", "2", "--option", "seconds_per_frame=15"]
+ENGINE_WORDS = ["--engine", ENGINE, "--actors", "1", "--option", "seconds_per_frame=15"]
 
 
 def synth(out: str, *words: str) -> None:
@@ -155,8 +153,7 @@ def test_a_frame_that_is_refused_is_a_dead_letter_and_no_wrong_table(
 
 
 def start_driver(manifest: str, out: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", "from rayvos.cli.main import run; run()", "label", manifest, "-o", out]
-    command += [*ENGINE_WORDS, "--address", ray.get_runtime_context().gcs_address]
+    command = [*RAYVOS, "label", manifest, "-o", out, *ENGINE_WORDS, "--address", shared_address()]
     return subprocess.Popen(
         command, env=worker_environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -169,7 +166,7 @@ def test_two_drivers_at_once_commit_each_unit_once(
     manifest, files = quiet
 
     drivers = [start_driver(manifest, f"{s3_bucket}/run") for _ in range(2)]
-    ends = [driver.communicate(timeout=100) for driver in drivers]
+    ends = [driver.communicate(timeout=PATIENCE_S) for driver in drivers]
 
     assert [driver.returncode for driver in drivers] == [0, 0], ends
     assert objects_below(f"{s3_bucket}/run/labels") == files

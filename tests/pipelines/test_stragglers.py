@@ -88,7 +88,7 @@ def test_a_worker_ends_when_another_one_made_its_file(
 
     ended = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(path), seconds],
-        env=worker_environment(), cwd=REPOSITORY, capture_output=True, text=True, timeout=280, check=False,
+        env=worker_environment(), cwd=REPOSITORY, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
 
     assert ended.stdout.split("\n")[:-1] == said
@@ -99,12 +99,12 @@ def test_a_worker_ends_when_another_one_made_its_file(
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_unit_that_hangs_at_the_end_is_done_by_another_actor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rayvos.pipelines.run.LATE_S", 5.0)
+    monkeypatch.setattr("rayvos.pipelines.run.LATE_S", 2.0)
     clips = make_clips(tmp_path, 3)
     label_here(job_on(clips, tmp_path / "quiet"))
     make_trouble(clips[2], "hang once")
 
-    summary = run_job(job_on(clips, tmp_path / "out", max_attempts=1))
+    summary = run_job(job_on(clips, tmp_path / "out", actors=2, max_attempts=1))
 
     assert summary.dead_letters == {}
     assert files_of(tmp_path / "out") == files_of(tmp_path / "quiet")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from rayvos.masks.rle import mask_to_rle
 from rayvos.training.registry import TrainingRequest
 from rayvos.tuning.spaces import space_of
 from rayvos.tuning.trials import TrialResult, claim_sweep, read_result, write_result
-from tests.ray_cluster import worker_environment
+from tests.ray_cluster import PATIENCE_S, RAYVOS, shared_address, worker_environment
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
@@ -72,13 +71,13 @@ def restored(ray_cluster, tmp_path_factory):
     tiny = ("width=8", "size=32", "clips=2", "validated_clips=1")
     words = ["tune", "tau", "--quick", "--steps", "3", "--seeds", "1", "--concurrent", "1", "--json"]
     words += [word for option in tiny for word in ("--option", option)]
-    command = [sys.executable, "-c", "from rayvos.cli.main import run; run()", *words, "-o", str(out)]
+    command = [*RAYVOS, *words, "-o", str(out), "--address", shared_address()]
 
-    driver = subprocess.Popen([*command, "--address", "local"], env=worker_environment(), stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 600
+    driver = subprocess.Popen(command, env=worker_environment(), stderr=subprocess.PIPE)
+    deadline = time.monotonic() + PATIENCE_S
     while not (ended := sorted(out.glob("trials/*/*/result.json"))):
         assert driver.poll() is None, driver.stderr.read().decode()
-        assert time.monotonic() < deadline, "no trial has ended after 600 s"
+        assert time.monotonic() < deadline, "no trial has ended"
         time.sleep(0.05)
     driver.kill()
     driver.communicate()
@@ -128,12 +127,12 @@ def test_a_failed_trial_is_named_and_run_again_while_others_stay(tmp_path, capsy
 
 
 def test_bad_trials_end_early(tmp_path):
-    values = [word for value in (30, 20, 10, 5, 2, 1) for word in ("--values", str(value))]
+    values = [word for value in (30, 20, 10) for word in ("--values", str(value))]
 
     assert tune(tmp_path, *values, "--seeds", "1", "--early-stopping", "--concurrent", "2", steps=18) == 0
 
     results = [read_result(str(mark.parent)) for mark in tmp_path.glob("trials/*/*/result.json")]
-    assert len(results) == 6
+    assert len(results) == 3
     assert any(not result.stopped_early for result in results)
     assert any(result.stopped_early for result in results)
 
