@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test test-without-ray test-on-ray test-faults test-fast fix lint types clean
+.PHONY: help demo test test-without-ray test-on-ray test-training-on-ray test-fast fix lint types clean
 
 help:
 	@echo "make demo   label a generated clip on Ray and name the pictures to open"
@@ -31,20 +31,21 @@ types: $(STAMP)
 # Side by side: tests on Ray mostly wait, for processes to start and for those they kill. One thread each: two that
 # compute on the same two cores wait for each other's threads, and need half as much CPU again. Each session's output
 # comes in one piece when it has ended; descriptor 3 tells meanwhile how far they are.
-test test-without-ray test-on-ray test-faults test-fast: export OMP_NUM_THREADS = 1
+test test-without-ray test-on-ray test-training-on-ray test-fast: export OMP_NUM_THREADS = 1
 test: lint types
-	TEST_PROGRESS=3 $(MAKE) --jobs=3 --output-sync=target test-faults test-on-ray test-without-ray 3>&2
+	TEST_PROGRESS=3 $(MAKE) --jobs=3 --output-sync=target test-training-on-ray test-on-ray test-without-ray 3>&2
 
 test-without-ray: $(STAMP)
 	$(BIN)/python -m pytest -m "not ray"
 
-FAULTS := tests/faults tests/jobs
+# About half of the CPU time that tests on Ray take.
+TRAINING := tests/training tests/tuning tests/jobs
 
 test-on-ray: $(STAMP)
-	$(BIN)/python -m pytest -m ray $(addprefix --ignore=,$(FAULTS))
+	$(BIN)/python -m pytest -m ray $(addprefix --ignore=,$(TRAINING))
 
-test-faults: $(STAMP)
-	$(BIN)/python -m pytest -m ray $(FAULTS)
+test-training-on-ray: $(STAMP)
+	$(BIN)/python -m pytest -m ray $(TRAINING)
 
 test-fast: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow and not ray"

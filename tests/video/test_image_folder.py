@@ -40,7 +40,7 @@ def jpeg_bytes(image: np.ndarray, orientation: int | None = None, **options: obj
     return buffer.getvalue()
 
 
-def wait_until(condition, seconds: float = 5.0) -> bool:
+def wait_until(condition, seconds: float = 60.0) -> bool:
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         threading.Event().wait(0.005)
