@@ -89,7 +89,7 @@ def test_a_read_that_hangs_is_broken_off_and_made_again(s3_bucket, s3_proxy, mon
 
     path = storage.join(s3_bucket, "x")
     storage.write_bytes(path, b"data")
-    monkeypatch.setattr(s3fs.S3FileSystem, "read_timeout", 0.5)
+    monkeypatch.setattr(s3fs.S3FileSystem, "read_timeout", 1.5)
     s3fs.S3FileSystem.clear_instance_cache()
     s3_proxy.fail("hang", 1, method="GET")
 
