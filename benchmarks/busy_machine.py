@@ -54,11 +54,13 @@ def patient_starts() -> None:
             time.sleep(0.5)
 
     def start_with_known_ports(*words: Any, **options: Any) -> Any:
-        found = signature.bind(*words, **options).arguments
-        for name in AGENT_PORTS:
-            if found.get(name):
-                _raylet.persist_port(found["session_dir"], found["node_id"], name, found[name])
-        return start_raylet(*words, **options)
+        found = signature.bind(*words, **options)
+        for name, port in _free_agent_ports().items():
+            found.arguments[name] = found.arguments.get(name) or port
+            _raylet.persist_port(
+                found.arguments["session_dir"], found.arguments["node_id"], name, found.arguments[name]
+            )
+        return start_raylet(*found.args, **found.kwargs)
 
     services.get_node = get_patiently
     services.start_raylet = start_with_known_ports
@@ -66,12 +68,15 @@ def patient_starts() -> None:
 
 def node_options(num_cpus: int) -> dict[str, Any]:
     """Return the options of a node of `ray.cluster_utils.Cluster`; its agents are told their ports."""
+    return {"num_cpus": num_cpus, "object_store_memory": 100_000_000, **_free_agent_ports()}
+
+
+def _free_agent_ports() -> dict[str, int]:
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in AGENT_PORTS]
         for each in sockets:
             each.bind(("127.0.0.1", 0))
-        ports = {name: each.getsockname()[1] for name, each in zip(AGENT_PORTS, sockets, strict=True)}
-    return {"num_cpus": num_cpus, "object_store_memory": 100_000_000, **ports}
+        return {name: each.getsockname()[1] for name, each in zip(AGENT_PORTS, sockets, strict=True)}
 
 
 if __name__ == "__main__":
