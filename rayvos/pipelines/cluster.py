@@ -112,9 +112,14 @@ def connected(address: str, *, least_cpus: float = 0) -> Iterator[None]:
                 address=address, log_to_driver=False, logging_level=logging.ERROR,
                 **(local if address == "local" else {}),
             )  # fmt: skip
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:
+        # A bare Exception is what Ray raises where its processes do not come up within half a minute.
+        if type(error) is not Exception and not isinstance(error, OSError | RuntimeError | ValueError):
+            raise
         hint = "check --address and RAY_ADDRESS"
-        if address == "local":  # Ray keeps a token in the home folder
+        if "timed out during startup" in str(error):
+            hint = "the machine is busy: the same command works once it is less so"
+        elif address == "local":  # Ray keeps a token in the home folder
             hint = "where the home folder cannot be written, set RAY_AUTH_MODE=disabled"
         raise RunError(f"Ray at {address!r}: could not start or connect: {error}; {hint}") from error
     try:

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayvos.engines.base import EngineNeeds
-from rayvos.errors import UsageError
-from rayvos.pipelines.cluster import Node, gpu_share_for, plan_pool
+from rayvos.errors import RunError, UsageError
+from rayvos.pipelines.cluster import Node, connected, gpu_share_for, plan_pool
 
 CPU_ENGINE = EngineNeeds(0, 0.1, 0.1)
 GPU_ENGINE = EngineNeeds(0, 0.1, 0.1, num_gpus=1)
@@ -100,3 +100,14 @@ def test_as_many_actors_share_a_gpu_as_fit_its_memory(peak, total):
         assert share * total > peak
     elif peak:
         assert 2 * (peak + GIB) > 0.9 * total
+
+
+def test_a_machine_too_busy_to_start_ray_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def give_up(**options: object) -> None:
+        raise Exception("The current node timed out during startup")
+
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", give_up)
+
+    with pytest.raises(RunError, match=r"could not start or connect: The current node.*the machine is busy"):
+        connected("local").__enter__()
