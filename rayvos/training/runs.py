@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rayvos import storage
 from rayvos.errors import FormatError, RayvosError, UsageError
@@ -158,8 +158,7 @@ def train_run(
         RayvosError: an option, the data, the weights or a checkpoint cannot be used, before the first step; or the
             loss is not finite. The same error on all workers.
     """
-    share = share or Share()
-    share = Share(rank=share.rank, size=share.size, accumulate=settings.accumulate)
+    share = replace(share or Share(), accumulate=settings.accumulate)
     run: _Run | None = None
     try:
         run = _Run(plan, settings, share, source, watch)
@@ -194,7 +193,7 @@ class _Run:
         newest = newest_checkpoint(self.checkpoints)
         if newest is not None:
             self.trainer.restore(load_state_file(newest), where=newest)
-        self.saved_at = self.resumed_at = self.trainer.step
+        self.resumed_at = self.trainer.step
         self.steps = plan.optimisation.steps
         processes = settings.processes
         if processes is None:

@@ -57,6 +57,7 @@ def test_another_configuration_is_refused_unless_the_run_is_discarded(tmp_path, 
         (["--learning-rate", "-1"], "learning_rate -1"),
         (["--batch-size", "8", "--accumulate", "3"], "cannot be cut into 3 equal pieces"),
         (["--workers", "2"], "--in-process has one worker"),
+        (["--sample-actors", "2"], "--in-process is without Ray"),
         (["--checkpoint-every", "0"], "checkpoint_every: expected a number from 1"),
     ],
 )

@@ -21,7 +21,7 @@ from rayvos.training.worker_group import WorkerGroup
 from rayvos.video.synthetic import SynthConfig
 from rayvos.video.synthetic_set import SetSettings, write_set
 from tests.ray_cluster import PATIENCE_S, shared_address, worker_environment
-from tests.training.tiny_task import TinyTask, tiny_optimisation
+from tests.training.tiny_task import TinyTask, makers_in, tiny_optimisation, wait_until_gone
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(3 * PATIENCE_S)]
 
@@ -108,8 +108,9 @@ def test_two_workers_train_sta_as_one_does(ray_cluster, tmp_path):
 
 
 def test_samples_made_by_actors_change_nothing_though_one_and_then_a_worker_are_killed(quiet_pair, tmp_path):
-    actor, worker = tmp_path / "actor", tmp_path / "worker"
-    task = replace(QUIET, fatal_sample=f"30 {actor}", fatal=f"13 {worker}")
+    actor, worker, makers = tmp_path / "actor", tmp_path / "worker", tmp_path / "makers"
+    makers.mkdir()
+    task = replace(QUIET, fatal_sample=f"30 {actor}", fatal=f"13 {worker}", makers=str(makers))
 
     summary = train_with(2, plan_of(task), settings_of(tmp_path / "run"), sample_actors=1)
 
@@ -118,6 +119,7 @@ def test_samples_made_by_actors_change_nothing_though_one_and_then_a_worker_are_
     assert summary.done
     assert summary.resumed_at == 10
     assert_same(weights_of(quiet_pair), weights_of(tmp_path / "run"))
+    wait_until_gone(makers_in(makers))
 
 
 def test_a_worker_and_then_the_driver_killed_change_nothing_of_stcn(quiet_stcn, tmp_path):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import time
-from contextlib import closing, suppress
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -14,9 +13,10 @@ import torch
 from rayvos.errors import InputError, RunError
 from rayvos.training.loading import BatchLoader
 from rayvos.training.sharing import Share
-from tests.training.tiny_task import TinyTask, tiny_optimisation
+from tests.ray_cluster import PATIENCE_S
+from tests.training.tiny_task import TinyTask, makers_in, tiny_optimisation, wait_until_gone
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(PATIENCE_S)]
 
 
 def steps_of(task, *, num_actors=0, steps=12, accumulate=2):
@@ -29,20 +29,6 @@ def steps_of(task, *, num_actors=0, steps=12, accumulate=2):
         return [torch.cat([batch.inputs for batch in loader.next_step()]) for _ in range(steps)]
 
 
-def wait_until_gone(pids):
-    """Wait until no process has these ids."""
-    deadline = time.monotonic() + 120
-    left = set(pids)
-    while left:
-        assert time.monotonic() < deadline, f"still there after 120 s: {left}"
-        for pid in list(left):
-            with suppress(OSError):
-                os.kill(pid, 0)
-                continue
-            left.discard(pid)
-        time.sleep(0.05)
-
-
 def test_steps_do_not_depend_on_actors_that_die_and_all_actors_end_with_the_run(ray_cluster, tmp_path):
     makers = tmp_path / "makers"
     makers.mkdir()
@@ -52,9 +38,8 @@ def test_steps_do_not_depend_on_actors_that_die_and_all_actors_end_with_the_run(
 
     assert (tmp_path / "killed").exists()
     assert torch.equal(torch.stack(made), torch.stack(steps_of(TinyTask())))
-    pids = {int(path.name) for path in makers.iterdir()}
-    assert os.getpid() not in pids
-    wait_until_gone(pids)
+    assert os.getpid() not in makers_in(makers)
+    wait_until_gone(makers_in(makers))
 
 
 def test_a_sample_that_cannot_be_read_is_named(ray_cluster):

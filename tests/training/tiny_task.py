@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from rayvos.errors import InputError
 from rayvos.training.registry import TrainingPlan, TrainingRequest
 from rayvos.training.task import LossResult, Optimisation
 
-__all__ = ["TinyBatch", "TinyTask", "plan_tiny", "tiny_optimisation"]
+__all__ = ["TinyBatch", "TinyTask", "makers_in", "plan_tiny", "tiny_optimisation", "wait_until_gone"]
 
 
 def die(marker: str | None = None) -> None:
@@ -120,3 +121,20 @@ def plan_tiny(request: TrainingRequest) -> TrainingPlan:
     """Plan the task for `rayvos train tests.training.tiny_task:plan_tiny`; options are fields of `TinyTask`."""
     task = fill_options(TinyTask, {"seed": request.seed, **request.options}, kind="option of task 'tiny'")
     return TrainingPlan(task=task, optimisation=request.optimisation(tiny_optimisation()))
+
+
+def makers_in(folder: Path) -> set[int]:
+    """Return the ids of the processes that made samples; the folder is the task's `makers`."""
+    return {int(path.name) for path in folder.iterdir()}
+
+
+def wait_until_gone(pids: set[int]) -> None:
+    """Wait until no process has these ids.
+
+    Raises:
+        AssertionError: one has after two minutes.
+    """
+    deadline = time.monotonic() + 120
+    while left := {pid for pid in pids if Path(f"/proc/{pid}").exists()}:
+        assert time.monotonic() < deadline, f"still there after 120 s: {left}"
+        time.sleep(0.05)
