@@ -6,6 +6,7 @@ them; the number that is enough is printed, beside the CPU seconds that a step a
 on a machine that does other work. Batches are the same whoever makes them.
 
     python -m benchmarks.loader
+    python -m benchmarks.loader --steps 32
     python -m benchmarks.loader --quick
 """
 
@@ -93,10 +94,13 @@ def shares_until_enough(plan: TrainingPlan, makers: str, most: int) -> dict[int,
 
 def main() -> None:
     """Run it."""
-    options = arguments(__doc__ or "").parse_args()
+    parser = arguments(__doc__ or "")
+    parser.add_argument("--steps", type=int, help="of each measured run; default 80, with --quick 16")
+    options = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     steps, most = (16, 1) if options.quick else (80, max(2, os.cpu_count() or 1))
+    steps = options.steps or steps
     found: dict[str, dict[str, object]] = {}
     best: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder, connected("local", least_cpus=most):

@@ -1,5 +1,6 @@
-"""Run as a program by `test_loops.py`: two workers of one CPU each train STCN, and they or this process may be killed.
+"""Run as a program by `test_loops.py`: two workers train STCN, and they or this process may be killed.
 
+A worker has one CPU, and one actor makes its samples.
 Arguments: the cluster's address, the run folder, the steps, the deaths (see `mortal_stcn`). Prints where it began.
 
 `rayvos train` gives workers the CPUs that the cluster has, and sums in another order with more of them.
@@ -23,7 +24,8 @@ def main(address: str, out: str, steps: str, deaths: str) -> None:
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     plan = plan_mortal(TrainingRequest(steps=int(steps), batch_size=4, options={"deaths": deaths}))
     settings = RunSettings(out=out, device="cpu", processes=0, checkpoint_every=2, validate_every=int(steps))
-    summary = train_on_ray(plan, settings, WorkerGroup(num_workers=2, num_cpus=1, use_gpu=False))
+    group = WorkerGroup(num_workers=2, num_cpus=1, use_gpu=False, sample_actors=1)
+    summary = train_on_ray(plan, settings, group)
     assert summary.done
     print(summary.resumed_at)
 
