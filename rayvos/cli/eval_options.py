@@ -98,9 +98,10 @@ def open_pair(
     """Return truth, prediction and the clips to score."""
     from rayvos.evaluation.opening import open_masks
 
-    truth = open_masks(options.gt, annotations=annotations, resolution=options.resolution)
+    # Workers of a cluster that runs already have working directories of their own.
+    truth = open_masks(storage.absolute(options.gt), annotations=annotations, resolution=options.resolution)
     clip_ids = chosen_clips(options, truth, years)
-    prediction = open_masks(options.pred, resolution=None, manifest=options.manifest, like=clip_ids)
+    prediction = open_masks(storage.absolute(options.pred), resolution=None, manifest=options.manifest, like=clip_ids)
     return truth, prediction, clip_ids
 
 

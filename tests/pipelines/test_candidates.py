@@ -52,13 +52,14 @@ def files_of(out: Path) -> dict[str, bytes]:
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_one_worker_and_three_of_which_some_are_killed_give_the_same_candidates(tmp_path: Path) -> None:
+def test_one_two_and_seven_workers_and_killed_ones_give_the_same_candidates(tmp_path: Path) -> None:
     clips = make_traced(tmp_path, 7)
 
     run_job(candidates_on(clips, tmp_path / "one", actors=1))
+    run_job(candidates_on(clips, tmp_path / "two", actors=2))
     for clip in clips[:2]:
         make_trouble(clip, "kill once")
-    killed = run_job(candidates_on(clips, tmp_path / "three", actors=3, max_attempts=4))
+    killed = run_job(candidates_on(clips, tmp_path / "seven", actors=7, max_attempts=4))
 
     work = candidates_on(clips, tmp_path).work().load()
     direct = []
@@ -66,7 +67,7 @@ def test_one_worker_and_three_of_which_some_are_killed_give_the_same_candidates(
         with open_clip(clip) as images:
             direct.append(mine_clip(work._engine, work._guide, clip, images, OPTIONS))
     assert read_candidates(str(tmp_path / "one")).equals(pa.concat_tables(direct))
-    assert files_of(tmp_path / "one") == files_of(tmp_path / "three")
+    assert files_of(tmp_path / "one") == files_of(tmp_path / "two") == files_of(tmp_path / "seven")
     assert len(files_of(tmp_path / "one")) == 7
     assert killed.dead_letters == {}
     assert killed.throughput["worker_deaths"] == 2
