@@ -119,8 +119,9 @@ class _Crew:
                 self._wait(ahead)
             elif _loss(first) is None:
                 ahead.popleft()
-                yield first.result()
                 ahead.extend(itertools.islice(left, 1))
+                self._hand_out(ahead)  # before the trainer computes, so that actors work meanwhile
+                yield first.result()
 
     def _welcome(self) -> None:
         """Take note of the actors that have started."""
