@@ -90,9 +90,9 @@ def local_path(path: str) -> Path | None:
 
 
 def absolute(path: str) -> str:
-    """Return a path as processes with other working directories find it; a URL as it is."""
+    """Return a path as processes with other working directories find it; a URL, or an empty path, as it is."""
     local = local_path(path)
-    return path if local is None else str(local.absolute())
+    return path if local is None or not path else str(local.absolute())
 
 
 def join(folder: str, *names: str) -> str:
