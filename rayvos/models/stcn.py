@@ -113,7 +113,7 @@ class _ResBlock(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         shortcut = x_BCHW if self.downsample is None else self.downsample(x_BCHW)
         inner = _convolve(self.conv1, x_BCHW, rectified=True)
-        return _convolve(self.conv2, inner, rectified=True).add_(shortcut)
+        return _convolve(self.conv2, inner, rectified=True, onto_BCHW=shortcut)
 
     def share(self, shared_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Return what the last input channels, common to all objects, give to `conv1` and to the shortcut.
@@ -132,7 +132,7 @@ class _ResBlock(nn.Module):
         channels = slice(None, own_KCHW.shape[1])
         first = _convolve(self.conv1, own_KCHW, channels, rectified=True, biased=False).add_(shared[0])
         shortcut = _convolve(self.downsample, own_KCHW, channels, biased=False).add_(shared[1])
-        return _convolve(self.conv2, first, rectified=True).add_(shortcut)
+        return _convolve(self.conv2, first, rectified=True, onto_BCHW=shortcut)
 
 
 def _convolve(
@@ -142,12 +142,17 @@ def _convolve(
     *,
     rectified: bool = False,
     biased: bool = True,
+    onto_BCHW: Tensor | None = None,
 ) -> Tensor:
-    """Return the part of a 3x3 convolution that some input channels make, with or without a ReLU before it."""
+    """Return the part of a 3x3 convolution that some input channels make, with or without a ReLU before it.
+
+    It is added to `onto_BCHW`, if that is given; nobody may need these maps afterwards.
+    """
     if isinstance(conv, WinogradConv2d):
-        return conv.convolve(x_BCHW, channels, rectified=rectified, biased=biased)
+        return conv.convolve(x_BCHW, channels, rectified=rectified, biased=biased, onto_BCHW=onto_BCHW)
     x_BCHW = F.relu(x_BCHW) if rectified else x_BCHW
-    return F.conv2d(x_BCHW, conv.weight[:, channels], conv.bias if biased else None, padding=1)
+    found = F.conv2d(x_BCHW, conv.weight[:, channels], conv.bias if biased else None, padding=1)
+    return found if onto_BCHW is None else found.add_(onto_BCHW)
 
 
 class _KeyEncoder(nn.Module):

@@ -27,6 +27,7 @@ __all__ = ["WinogradConv2d", "use_winograd"]
 POINTS = tuple(Fraction(point) for point in ("0", "1", "-1", "2", "-2", "1/2", "-1/2"))  # and infinity
 TILE, KERNEL = 6, 3  # output pixels and taps along one side
 NUM_POINTS = TILE + KERNEL - 1
+POINT_OF_ONES = POINTS.index(Fraction(1)) * (NUM_POINTS + 1)  # this point's product is added to all pixels of a tile
 LEAST_CHANNELS = 128
 LEAST_TILES = 24  # below, reading the transformed weights takes longer than the convolution
 OUTPUTS_AT_ONCE = 32  # whose weights are transformed at once, in float64
@@ -90,7 +91,13 @@ class WinogradConv2d(nn.Conv2d):
         return self.convolve(x_BCHW)
 
     def convolve(
-        self, x_BCHW: Tensor, channels: slice = slice(None), *, rectified: bool = False, biased: bool = True
+        self,
+        x_BCHW: Tensor,
+        channels: slice = slice(None),
+        *,
+        rectified: bool = False,
+        biased: bool = True,
+        onto_BCHW: Tensor | None = None,
     ) -> Tensor:
         """Return the part of the convolution that some input channels make.
 
@@ -99,15 +106,20 @@ class WinogradConv2d(nn.Conv2d):
             channels: which of all input channels they are.
             rectified: ReLU comes first.
             biased: add the bias, if there is one.
+            onto_BCHW: maps that the result is added to; they may be overwritten.
         """
         bias_O = self.bias if biased else None
         num_images, _, height, width = x_BCHW.shape
         high, wide = -(-height // TILE), -(-width // TILE)
         if num_images * high * wide < LEAST_TILES:
-            return F.conv2d(x_BCHW.relu() if rectified else x_BCHW, self.weight[:, channels], bias_O, padding=1)
+            direct = F.conv2d(x_BCHW.relu() if rectified else x_BCHW, self.weight[:, channels], bias_O, padding=1)
+            return direct if onto_BCHW is None else direct.add_(onto_BCHW)
+        if onto_BCHW is not None and not _is_whole(onto_BCHW):
+            return self.convolve(x_BCHW, channels, rectified=rectified, biased=biased).add_(onto_BCHW)
         x_BHWC = x_BCHW.permute(0, 2, 3, 1)
         weight_PCO = self.transformed_PCO[:, channels]
-        out_BHWO = x_BCHW.new_empty(num_images, high * TILE, wide * TILE, self.out_channels)
+        shape = num_images, high * TILE, wide * TILE, self.out_channels
+        out_BHWO = x_BCHW.new_empty(shape) if onto_BCHW is None else onto_BCHW.permute(0, 2, 3, 1)
         at_once, rows = max(1, TILES_AT_ONCE // (high * wide)), min(high, max(1, TILES_AT_ONCE // wide))
         # Every stripe is worked on in the same three places, which stay in the cache.
         num_tiles, num_channels = min(at_once, num_images) * rows * wide, max(weight_PCO.shape[1:])
@@ -117,13 +129,16 @@ class WinogradConv2d(nn.Conv2d):
             for top in range(0, high * TILE, rows * TILE):
                 stripe_BHWO = found_BHWO[:, top : top + rows * TILE]
                 padded_BHWC = _padded_stripe(images_BHWC, top, stripe_BHWO.shape, rectified, space[0])
-                self._convolve_stripe(padded_BHWC, weight_PCO, bias_O, stripe_BHWO, space[1:])
+                pixels = self._convolve_stripe(padded_BHWC, weight_PCO, bias_O, stripe_BHWO.shape, space[1:])
+                stripe = stripe_BHWO.view(len(images_BHWC), -1, TILE, wide, TILE, self.out_channels)
+                stripe.copy_(pixels) if onto_BCHW is None else stripe.add_(pixels)
         return out_BHWO[:, :height, :width].permute(0, 3, 1, 2)
 
     def _convolve_stripe(
-        self, x_BHWC: Tensor, weight_PCO: Tensor, bias_O: Tensor | None, out_BHWO: Tensor, space: list[Tensor]
-    ) -> None:
-        num_images, height, width, num_outputs = out_BHWO.shape
+        self, x_BHWC: Tensor, weight_PCO: Tensor, bias_O: Tensor | None, size: Sequence[int], space: list[Tensor]
+    ) -> Tensor:
+        """Return the pixels (images, high, 6, wide, 6, O) of a stripe of outputs of size (B, height, width, O)."""
+        num_images, height, width, num_outputs = size
         high, wide, num_channels = height // TILE, width // TILE, x_BHWC.shape[3]
         shape = num_images, high, wide
         # A view of overlapping tiles, their two inner axes first: each transform is then one matrix product.
@@ -136,14 +151,17 @@ class WinogradConv2d(nn.Conv2d):
         moved_PX = torch.mm(self.input_PP, tile_PX, out=_place(space[1], *tile_PX.shape))
         moved_PTC = moved_PX.view(-1, num_tiles, num_channels)
         product_PTO = torch.bmm(moved_PTC, weight_PCO, out=_place(space[0], NUM_POINTS**2, num_tiles, num_outputs))
+        if bias_O is not None:
+            product_PTO[POINT_OF_ONES].add_(bias_O)
         product_PX = product_PTO.view(NUM_POINTS**2, -1)
         pixel_36X = torch.mm(self.output_36P, product_PX, out=_place(space[1], TILE**2, product_PX.shape[1]))
-        pixels = pixel_36X.view(TILE, TILE, *shape, num_outputs).permute(2, 3, 0, 4, 1, 5)
-        out = out_BHWO.view(num_images, high, TILE, wide, TILE, num_outputs)
-        if bias_O is None:
-            out.copy_(pixels)
-        else:
-            torch.add(pixels, bias_O, out=out)
+        return pixel_36X.view(TILE, TILE, *shape, num_outputs).permute(2, 3, 0, 4, 1, 5)
+
+
+def _is_whole(maps_BCHW: Tensor) -> bool:
+    """Return whether maps consist of whole tiles and have channels last."""
+    height, width = maps_BCHW.shape[2:]
+    return not height % TILE and not width % TILE and maps_BCHW.is_contiguous(memory_format=torch.channels_last)
 
 
 def _place(space: Tensor, *shape: int) -> Tensor:

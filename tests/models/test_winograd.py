@@ -51,6 +51,19 @@ def test_parts_of_the_channels_add_up_to_the_whole():
     assert torch.allclose(parts, conv(x), atol=5e-5)
 
 
+@pytest.mark.parametrize("size", [(36, 60), (31, 40), (6, 6)])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_the_result_may_be_added_to_other_maps(size, layout):
+    conv = make_conv()
+    fast = WinogradConv2d(conv)
+    x, other = torch.randn(2, 6, *size), torch.randn(2, 5, *size).contiguous(memory_format=layout)
+    truth = conv(x.relu()) + other
+
+    found = fast.convolve(x, rectified=True, onto_BCHW=other.clone(memory_format=torch.preserve_format))
+
+    assert torch.allclose(found, truth, atol=5e-5)
+
+
 def test_a_view_with_gaps_is_convolved_like_its_copy():
     conv = make_conv()
     x = torch.randn(1, 12, 40, 60)[:, ::2, :, ::2].permute(0, 1, 3, 2)
