@@ -15,6 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from rayvos.masks.resizing import resize_plane
+
 __all__ = ["enlarge_along_edges"]
 
 RADIUS = 2  # cells of the grid: as far as a network on that grid is wrong about an edge
@@ -33,9 +35,9 @@ def enlarge_along_edges(probability: NDArray[np.float32], picture: NDArray[np.ui
     """
     height, width = picture.shape[:2]
     colours = picture.astype(np.float32) / 255
-    slopes, offset = _linear_functions(probability, _resized(colours, probability.shape))
-    at_size = (height, width)
-    enlarged = np.einsum("hwc,hwc->hw", _resized(slopes, at_size), colours) + _resized(offset, at_size)
+    slopes, offset = _linear_functions(probability, resize_plane(colours, *probability.shape))
+    enlarged = np.einsum("hwc,hwc->hw", resize_plane(slopes, height, width), colours)
+    enlarged += resize_plane(offset, height, width)
     return np.asarray(np.clip(enlarged, 0, 1), np.float32)
 
 
@@ -58,10 +60,3 @@ def _linear_functions(
 def _mean_around(plane: NDArray[Any]) -> NDArray[np.float32]:
     side = 2 * RADIUS + 1
     return np.asarray(cv2.blur(plane, (side, side), borderType=cv2.BORDER_REFLECT), np.float32)
-
-
-def _resized(plane: NDArray[Any], size: tuple[int, ...]) -> NDArray[np.float32]:
-    height, width = size
-    shrinks = plane.shape[0] > height and plane.shape[1] > width
-    kind = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(plane, (width, height), interpolation=kind), np.float32)

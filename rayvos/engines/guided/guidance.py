@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -32,6 +31,7 @@ from rayvos.engines.cut.crop_cuts import (
 )
 from rayvos.errors import InputError
 from rayvos.masks.boxes import IntBox, mask_to_box, round_box
+from rayvos.masks.resizing import resize_plane
 from rayvos.masks.traces import render_trace, trace_square
 from rayvos.models.guided import PLANES
 
@@ -158,9 +158,9 @@ def guidance_planes(
     fit = 0.0
     if is_cuttable(crop, outside):
         fit = _draw_cuts(planes, image, crop, residuals, size)
-        planes["color_likelihood"] = _resized(_color_likelihood(image, crop), size)
+        planes["color_likelihood"] = resize_plane(_color_likelihood(image, crop), size, size)
     else:
-        planes["vote"] = _resized(ellipse(crop.inner, crop.size).astype(np.float32), size)
+        planes["vote"] = resize_plane(ellipse(crop.inner, crop.size).astype(np.float32), size, size)
     stack = np.zeros((len(PLANES), size, size), np.int8)
     for position, name in enumerate(PLANES):
         if name in planes:
@@ -168,15 +168,9 @@ def guidance_planes(
     return Guidance(stack, crop, boxed, fit)
 
 
-def _resized(plane: NDArray[Any], size: int) -> NDArray[np.float32]:
-    shrinks = plane.shape[0] > size and plane.shape[1] > size
-    kind = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(plane, (size, size), interpolation=kind), np.float32)
-
-
 def _draw_picture(planes: dict[str, NDArray[np.float32]], image: NDArray[np.uint8], crop: Crop, size: int) -> None:
     x0, y0, x1, y1 = crop.area
-    shown = _resized(image[y0:y1, x0:x1], size) / 127.5 - 1
+    shown = resize_plane(image[y0:y1, x0:x1], size, size) / 127.5 - 1
     planes["red"], planes["green"], planes["blue"] = shown[..., 0], shown[..., 1], shown[..., 2]
 
 
@@ -202,7 +196,7 @@ def _draw_prompt(planes: dict[str, NDArray[np.float32]], prompt: Prompt, crop: C
         parts = [(part + 0.5 - (x0, y0)) / step - 0.5 for part in prompt.trace]
         planes["trace"] = render_trace(parts, size, size, radius_px=DISC_RADIUS * size / 2).astype(np.float32)
     if prompt.previous is not None:
-        planes["previous"] = _resized(prompt.previous[y0:y1, x0:x1].astype(np.float32), size)
+        planes["previous"] = resize_plane(prompt.previous[y0:y1, x0:x1].astype(np.float32), size, size)
 
 
 def _draw_motion(
@@ -210,8 +204,8 @@ def _draw_motion(
 ) -> None:
     for offset, name in zip(OFFSETS, ("near_before", "near_after", "far_before", "far_after"), strict=True):
         if offset in residuals:
-            planes[f"{name}_x"] = _resized(residuals[offset][..., 0], size)
-            planes[f"{name}_y"] = _resized(residuals[offset][..., 1], size)
+            planes[f"{name}_x"] = resize_plane(residuals[offset][..., 0], size, size)
+            planes[f"{name}_y"] = resize_plane(residuals[offset][..., 1], size, size)
 
 
 def _draw_cuts(
@@ -226,11 +220,11 @@ def _draw_cuts(
     fits = np.array([box_fit(mask, crop.inner) for mask in masks])
     vote, _ = cut_votes(masks, fits, crop.inner)
     lit = [np.float32(fit) * mask for fit, mask in zip(fits, masks, strict=True)]
-    planes["color_cut"] = _resized(lit[0], size)
+    planes["color_cut"] = resize_plane(lit[0], size, size)
     if residuals:
-        planes["motion_cuts"] = _resized(np.mean(lit[1::2], axis=0), size)
-        planes["mixed_cuts"] = _resized(np.mean(lit[2::2], axis=0), size)
-    planes["vote"] = _resized(vote, size)
+        planes["motion_cuts"] = resize_plane(np.mean(lit[1::2], axis=0), size, size)
+        planes["mixed_cuts"] = resize_plane(np.mean(lit[2::2], axis=0), size, size)
+    planes["vote"] = resize_plane(vote, size, size)
     return float(fits.mean())
 
 
