@@ -1,12 +1,14 @@
 """How good masks from boxes are, on clips with true masks in the layout of DAVIS.
 
-Boxes are the tight boxes of the true masks, moved by `--jitter` as a hurried person draws them; labels are compared
-with the truth: mean IoU, share of labels with at least 0.5 and 0.7, boundary F; and of the score, the rank correlation
-with the IoU and how well it finds labels below 0.7 (AUROC). Numbers are means over the labels of a clip, then over
-clips; those of the score are over all labels. Masks below 51 pixels are left out.
+Boxes are the tight boxes of the true masks; `--jitter` moves their sides as a hurried person draws them, `--loose`
+moves them outwards, as a cautious one does. Labels are compared with the truth: mean IoU, share of labels with at least
+0.5 and 0.7, boundary F; and of the score, the rank correlation with the IoU and how well it finds labels below 0.7
+(AUROC). Numbers are means over the labels of a clip, then over clips; those of the score are over all labels. Masks
+below 51 pixels are left out.
 
     python -m benchmarks.label_quality --clips DAVIS
     python -m benchmarks.label_quality --clips DAVIS --methods cut,guided --jitter 0 0.05 0.15 --step 4
+    python -m benchmarks.label_quality --clips DAVIS --methods cut,guided --jitter --loose 0.05 0.1 0.2 --step 4
     python -m benchmarks.label_quality --clips DAVIS --methods cut,box2seg,my.package:Engine
     python -m benchmarks.label_quality --clips DAVIS --methods guided,adapted,finetuned-first,finetuned-middle
 
@@ -18,6 +20,7 @@ the middle frame that shows the object; that frame is not counted.
 from __future__ import annotations
 
 import argparse
+import re
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -37,7 +40,7 @@ from rayvos.engines.registry import load_engine
 from rayvos.evaluation.boundary_f import boundary_f
 from rayvos.evaluation.calibration import Calibration, calibration_from_pairs
 from rayvos.evaluation.jaccard import jaccard
-from rayvos.masks.boxes import jitter_box, round_box
+from rayvos.masks.boxes import jitter_box, loosen_box, round_box
 from rayvos.masks.rle import rle_area, rle_box, rle_to_mask
 from rayvos.video.source import open_clip
 
@@ -121,6 +124,27 @@ METHODS: dict[str, Method] = {
 
 
 @dataclass(frozen=True, slots=True)
+class Hand:
+    """How somebody draws boxes."""
+
+    jitter: float = 0.0
+    """Standard deviation of every side, as a share of the box."""
+    loose: float = 0.0
+    """How far every side lies outside the object, as a share of the box."""
+
+    def __str__(self) -> str:
+        """Say it in words."""
+        return f"loose by {self.loose:g}" if self.loose else f"with jitter {self.jitter:g}"
+
+    @property
+    def suffix(self) -> str:
+        """Of the names of results; empty for exact boxes."""
+        if self.loose:
+            return f"_loose_{self.loose:g}"
+        return f"_jitter_{self.jitter:g}" if self.jitter else ""
+
+
+@dataclass(frozen=True, slots=True)
 class Quality:
     """Means over labels."""
 
@@ -149,19 +173,19 @@ def main() -> None:
     clips = list(read_davis(options.clips))
     means: dict[str, float] = {}
     results: dict[str, Any] = {}
-    for jitter in options.jitter:
+    for hand in [*(Hand(jitter=share) for share in options.jitter), *(Hand(loose=share) for share in options.loose)]:
         for method in options.methods:
             chosen = METHODS.get(method) or Method(
                 lambda name=method: load_engine(name, weights=options.weights.get(name))
             )
-            labels, seconds = measure(chosen, clips, jitter, step)
+            labels, seconds = measure(chosen, clips, hand, step)
             per_clip = {clip_id: summarize(found) for clip_id, found in labels.items()}
             overall = mean_of_clips(per_clip)
             pooled = [label for found in labels.values() for label in found]
             seconds_per_label = seconds / max(1, len(pooled))
             calibration = calibrate(pooled)
-            report(method, jitter, per_clip, overall, calibration, seconds_per_label)
-            name = method if jitter == 0 else f"{method}_jitter_{jitter:g}"
+            report(method, hand, per_clip, overall, calibration, seconds_per_label)
+            name = method + hand.suffix
             means[name] = overall.iou
             results[name] = {
                 "overall": asdict(overall),
@@ -182,14 +206,15 @@ def parse_arguments() -> argparse.Namespace:
         "--weights", type=lambda text: tuple(text.split("=", 1)), action="append", default=[], metavar="METHOD=FILE",
         help="weights of an engine among the methods",
     )  # fmt: skip
-    parser.add_argument("--jitter", type=float, nargs="+", default=[0.0], help="shares of the box, as 0 0.05 0.15")
+    parser.add_argument("--jitter", type=float, nargs="*", default=[0.0], help="shares of the box, as 0 0.05 0.15")
+    parser.add_argument("--loose", type=float, nargs="*", default=[], help="shares of the box, as 0.05 0.1 0.2")
     parser.add_argument("--step", type=int, default=1, help="label every n-th frame only; scores then lack a term")
     options = parser.parse_args()
     options.weights = dict(options.weights)
     return options
 
 
-def measure(method: Method, clips: list[Clip], jitter: float, step: int) -> tuple[dict[str, list[Measured]], float]:
+def measure(method: Method, clips: list[Clip], hand: Hand, step: int) -> tuple[dict[str, list[Measured]], float]:
     """Return the measured labels of every clip, and the seconds the engine took (decoding included)."""
     engine = method.make()
     measured: dict[str, list[Measured]] = {}
@@ -202,7 +227,7 @@ def measure(method: Method, clips: list[Clip], jitter: float, step: int) -> tupl
             and mask.frame % step == 0
             and rle_area(mask.rle, clip.height, clip.width) >= SMALLEST_TRUTH
         }
-        boxes = tuple(draw_box(clip, *place, rle, jitter) for place, rle in truth.items())
+        boxes = tuple(draw_box(clip, *place, rle, hand) for place, rle in truth.items())
         task = method.show(clip, boxes)
         for mask in task.masks:
             del truth[mask.frame, mask.object_id]  # given, so nothing is left to find there
@@ -222,13 +247,17 @@ def measure(method: Method, clips: list[Clip], jitter: float, step: int) -> tupl
     return measured, seconds
 
 
-def draw_box(clip: Clip, frame: int, object_id: int, rle: bytes, jitter: float) -> Box:
+def draw_box(clip: Clip, frame: int, object_id: int, rle: bytes, hand: Hand) -> Box:
     """Return the box a person would draw; its jitter depends on the clip, the frame and the object alone."""
     tight = rle_box(rle, clip.height, clip.width)
     assert tight is not None, "masks without pixels are left out"
-    generator = np.random.default_rng([zlib.crc32(clip.clip_id.encode()), frame, object_id])
-    moved = jitter_box(tight, jitter, clip.height, clip.width, generator) if jitter else tight
-    x0, y0, x1, y1 = moved.tolist()
+    drawn = tight
+    if hand.jitter:
+        generator = np.random.default_rng([zlib.crc32(clip.clip_id.encode()), frame, object_id])
+        drawn = jitter_box(tight, hand.jitter, clip.height, clip.width, generator)
+    elif hand.loose:
+        drawn = loosen_box(tight, hand.loose, clip.height, clip.width)
+    x0, y0, x1, y1 = drawn.tolist()
     return Box(object_id, frame, x0, y0, x1, y1)
 
 
@@ -267,16 +296,16 @@ def ratios(means: Mapping[str, float]) -> dict[str, float]:
     """Return the mean IoU of every method, and each against guarded GrabCut with the same boxes."""
     found = {f"{name}_iou": value for name, value in means.items()}
     for name, value in means.items():
-        method, _, jitter = name.partition("_jitter_")
-        base = means.get(f"grabcut_jitter_{jitter}" if jitter else "grabcut")
+        method, *hand = re.split("(?=_(?:jitter|loose)_)", name)
+        base = means.get("".join(["grabcut", *hand]))
         if method != "grabcut" and base:
-            found[f"{method}_over_grabcut{f'_jitter_{jitter}' if jitter else ''}"] = value / base
+            found["".join([f"{method}_over_grabcut", *hand])] = value / base
     return found
 
 
 def report(
     method: str,
-    jitter: float,
+    hand: Hand,
     clips: Mapping[str, Quality],
     overall: Quality,
     calibration: Calibration | None,
@@ -286,7 +315,7 @@ def report(
     score = ""
     if calibration is not None:
         score = f", score: Spearman {calibration.spearman:.2f}, AUROC below 0.7 {calibration.auroc:.2f}"
-    print(f"{method}, boxes with jitter {jitter:g}: {1000 * seconds_per_label:.0f} ms a label{score}")
+    print(f"{method}, boxes {hand}: {1000 * seconds_per_label:.0f} ms a label{score}")
     print(f"  {'clip':24} {'labels':>6} {'IoU':>6} {'r@50':>6} {'r@70':>6} {'F':>6}")
     for name, row in [*clips.items(), ("mean of clips", overall)]:
         numbers = f"{row.iou:6.3f} {row.recall_50:6.2f} {row.recall_70:6.2f} {row.boundary_f:6.3f}"

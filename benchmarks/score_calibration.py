@@ -16,7 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from benchmarks.label_quality import Measured, Method, measure
+from benchmarks.label_quality import Hand, Measured, Method, measure
 from benchmarks.reporting import arguments, finish
 from rayvos.annotations.formats.davis import read_davis
 from rayvos.engines.base import Engine
@@ -73,7 +73,8 @@ def generated_labels(method: Method, num_clips: int) -> list[Measured]:
         out = str(Path(folder) / "clips")
         write_set(out, SetSettings(config, seed=SEED), num_clips)
         clips = list(read_davis(out))
-        measured = [measure(method, clips[part :: len(JITTERS)], jitter, 1)[0] for part, jitter in enumerate(JITTERS)]
+        hands = [Hand(jitter=share) for share in JITTERS]
+        measured = [measure(method, clips[part :: len(hands)], hand, 1)[0] for part, hand in enumerate(hands)]
     return [label for found in measured for labels in found.values() for label in labels]
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "clip_box",
     "crop_around",
     "jitter_box",
+    "loosen_box",
     "mask_to_box",
     "paint_guidance",
     "paste_probability",
@@ -153,3 +154,17 @@ def jitter_box(box: Box, sigma: float, height: int, width: int, generator: np.ra
     # With a large sigma opposite sides may cross; the box between them is what was meant.
     ordered = np.concatenate([np.minimum(moved[:2], moved[2:]), np.maximum(moved[:2], moved[2:])])
     return clip_box(ordered.astype(np.float32), height, width)
+
+
+def loosen_box(box: Box, share: float, height: int, width: int) -> Box:
+    """Return a box all of whose sides moved outwards, as a cautious person draws it.
+
+    Args:
+        box: (4,) `xyxy`.
+        share: of the box's width (x sides) and height (y sides).
+        height: of the frame, to which the result is clipped.
+        width: of the frame.
+    """
+    span_x, span_y = box[2] - box[0], box[3] - box[1]
+    moved = box + share * np.array([-span_x, -span_y, span_x, span_y])
+    return clip_box(moved.astype(np.float32), height, width)

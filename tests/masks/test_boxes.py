@@ -19,6 +19,7 @@ from rayvos.masks.boxes import (
     clip_box,
     crop_around,
     jitter_box,
+    loosen_box,
     mask_to_box,
     paint_guidance,
     paste_probability,
@@ -85,6 +86,11 @@ def test_a_jittered_box_stays_ordered_and_in_the_frame(sides, sigma, seed):
 
     assert 0 <= x0 <= x1 <= 60
     assert 0 <= y0 <= y1 <= 50
+
+
+def test_a_loose_box_holds_its_tight_one_and_stays_in_the_frame() -> None:
+    assert loosen_box(np.array([10, 20, 30, 60], np.float32), 0.1, 100, 100).tolist() == [8, 16, 32, 64]
+    assert loosen_box(np.array([0, 20, 30, 98], np.float32), 0.5, 100, 40).tolist() == [0, 0, 40, 100]
 
 
 @given(SIDES, st.sampled_from(["abs:50", "abs:0", "rel:0.2,min16", "rel:0.5"]))
