@@ -161,13 +161,17 @@ class GuidedTask:
 
     def drawn_sample(self, number: int) -> GuidedSample:
         """Return a sample before augmentation, from the cache where it is there."""
+        return self._drawn(self.seed, number, PROGRAMS)
+
+    def _drawn(self, seed: int, number: int, programs: tuple[str, ...]) -> GuidedSample:
         if self.cache is None:
-            return draw_sample(self.seed, number, self.model.size, PROGRAMS)
-        path = Path(self.cache) / f"{self.seed}-{self.model.size}-{GENERATOR_VERSION}-{number:08d}.npy"
+            return draw_sample(seed, number, self.model.size, programs)
+        kind = "" if programs == PROGRAMS else "held-out-"
+        path = Path(self.cache) / f"{kind}{seed}-{self.model.size}-{GENERATOR_VERSION}-{number:08d}.npy"
         if path.exists():
             stack = np.load(path)
             return GuidedSample(stack[:-1], stack[-1].view(np.uint8))
-        drawn = draw_sample(self.seed, number, self.model.size, PROGRAMS)
+        drawn = draw_sample(seed, number, self.model.size, programs)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".{np.random.default_rng().integers(1 << 62)}.part")
         with part.open("wb") as file:
@@ -203,7 +207,7 @@ class GuidedTask:
         ious, predicted = [], []
         for first in range(0, self.num_validation, 16):
             numbers = range(first, min(first + 16, self.num_validation))
-            samples = [draw_sample(VALIDATION_SEED, n, self.model.size, HELD_OUT_PROGRAMS) for n in numbers]
+            samples = [self._drawn(VALIDATION_SEED, number, HELD_OUT_PROGRAMS) for number in numbers]
             batch = self.collate(samples).to(device)
             with torch.inference_mode():
                 output = cast(GuidedOutput, model(planes_to_input(batch.planes_BCHW)))

@@ -58,6 +58,15 @@ def test_the_cache_changes_no_sample(tmp_path):
             assert found.mask.tobytes() == expected.mask.tobytes()
 
 
+def test_the_cache_changes_no_validation(tmp_path):
+    plain, cached = task(), task(cache=str(tmp_path))
+    network = plain.build().eval()
+
+    expected = plain.validate(network)
+    assert [cached.validate(network) for _ in range(2)] == [expected, expected]
+    assert len(list(tmp_path.iterdir())) == 4
+
+
 def test_mirroring_turns_motion_and_mask_along(monkeypatch):
     monkeypatch.setattr("rayvos.training.guided_task.HEAD_START", 1)  # the first visits all show the first sample
     drawn = task().drawn_sample(0)
