@@ -124,7 +124,7 @@ def _first_line(error: TrainingFailedError) -> str:
 def _work(config: dict[str, Any]) -> TrainingSummary | RayvosError:
     """Train as one worker; runs in a process of Ray Train."""
     plan, settings, group, board = (config[name] for name in ("plan", "settings", "group", "board"))
-    torch.set_num_threads(max(1, group.num_cpus))
+    torch.set_num_threads(group.num_threads(settings.processes))
     context = ray.train.get_context()
     share = Share(rank=context.get_world_rank(), size=context.get_world_size())
     last_note = 0.0

@@ -36,6 +36,7 @@ __all__ = [
     "TrainingSummary",
     "claim_folder",
     "discard_run",
+    "num_loaders",
     "train_run",
 ]
 
@@ -45,6 +46,13 @@ OWN_NAMES = (
 CHECKPOINTS_PER_RUN, VALIDATIONS_PER_RUN, ROWS_PER_RUN = 40, 20, 2000  # defaults: a share of the run between two
 LOADERS_BESIDE_GPU = 4  # processes that make samples; a GPU is faster than one core that decodes for it
 MOST_STEPS_LOST = 500  # between checkpoints of long runs
+
+
+def num_loaders(processes: int | None, *, beside_gpu: bool) -> int:
+    """Return how many processes make samples for a worker; `processes` as in `RunSettings`."""
+    if processes is not None:
+        return processes
+    return LOADERS_BESIDE_GPU if beside_gpu else 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,9 +203,7 @@ class _Run:
             self.trainer.restore(load_state_file(newest), where=newest)
         self.resumed_at = self.trainer.step
         self.steps = plan.optimisation.steps
-        processes = settings.processes
-        if processes is None:
-            processes = LOADERS_BESIDE_GPU if self.trainer.device.type == "cuda" else 1
+        processes = num_loaders(settings.processes, beside_gpu=self.trainer.device.type == "cuda")
         self.loader = BatchLoader(
             plan.task, plan.optimisation, share, first_step=self.trainer.step, processes=processes, source=source
         )

@@ -60,6 +60,14 @@ def test_actors_that_are_asked_for_have_cpus_beside_the_workers():
     assert plan(Machine(2), sample_actors=6) == group(1, 1, sample_actors=6)
 
 
+def test_a_worker_has_no_more_threads_and_processes_than_cpus():
+    assert group(1, 4).num_threads(processes=None) == 3
+    assert group(1, 4).num_threads(processes=0) == 4
+    assert group(1, 4, sample_actors=3).num_threads(processes=None) == 4
+    assert group(1, 5, use_gpu=True).num_threads(processes=None) == 1
+    assert group(1, 1).num_threads(processes=None) == 1
+
+
 def test_what_the_cluster_does_not_have_is_refused():
     with pytest.raises(UsageError, match="the cluster has no GPU"):
         plan(Machine(8), device="cuda")
