@@ -54,7 +54,7 @@ def main() -> None:
     report("generated", fitted_on, calibration, numbers)
     if options.clips:
         clips = list(read_davis(options.clips))[: 1 if options.quick else None]
-        found, _ = measure(method, clips, 0.0, 1)
+        found, _ = measure(method, clips, Hand(), 1)
         report("real", [label for labels in found.values() for label in labels], calibration, numbers)
     if options.write:
         write_calibration(calibration, options.write)

@@ -38,8 +38,8 @@ class LabelOptions:
     cues: str | None = None
     """Cues of the engine `cut`, which must be chosen; short for --option cues=CUES."""
     finetune: Annotated[bool, Parameter(negative="")] = False
-    """Sharpen the network for each object with the masks that a person gave of it, in turn; --option finetune=middle
-    or first takes one of them, --option finetune_steps=N other than 300 steps."""
+    """Sharpen the network for each object with the masks that a person gave of it, in turn, and propagate them (engine
+    guided); --option finetune=middle or first takes one of them, --option finetune_steps=N other than 300 steps."""
     adapt: Annotated[bool, Parameter(negative="")] = False
     """Adapt the network of the engine `guided` to each clip by its boxes alone, where the score says that it helps."""
     calibration: str | None = None

@@ -37,12 +37,10 @@ __all__ = [
     "FinetuneMasks",
     "TuningSample",
     "check_finetuning",
-    "check_share",
     "finetune_network",
     "gamma_curve",
     "masked_objects",
     "object_generator",
-    "part_of_the_way",
     "tune_objects",
     "tuning_masks",
     "used_options",
@@ -104,7 +102,7 @@ def object_generator(seed: int, clip_id: str, object_id: int) -> np.random.Gener
     return np.random.default_rng([seed, zlib.crc32(clip_id.encode()), object_id])
 
 
-def check_finetuning(masks: FinetuneMasks, steps: int, learning_rate: float, share: float = 1.0) -> None:
+def check_finetuning(masks: FinetuneMasks, steps: int, learning_rate: float) -> None:
     """Check an engine's options.
 
     Raises:
@@ -113,17 +111,6 @@ def check_finetuning(masks: FinetuneMasks, steps: int, learning_rate: float, sha
     choose("finetune", masks, get_args(FinetuneMasks))
     if steps < 1 or not learning_rate > 0:
         raise UsageError(f"finetune_steps {steps}, finetune_rate {learning_rate}: expected numbers above 0")
-    check_share("finetune_share", share)
-
-
-def check_share(name: str, share: float) -> None:
-    """Check how far an engine shall go from old to new weights.
-
-    Raises:
-        UsageError: it is not a share.
-    """
-    if not 0 < share <= 1:
-        raise UsageError(f"{name} {share}: expected a number above 0 and up to 1")
 
 
 def used_options(options: dict[str, Any]) -> dict[str, Any]:
@@ -155,7 +142,6 @@ def finetune_network(
     generator: np.random.Generator,
     steps: int,
     learning_rate: float,
-    share: float = 1.0,
 ) -> nn.Module:
     """Return a copy of a network that was sharpened for one object; the network itself stays as it is.
 
@@ -167,7 +153,6 @@ def finetune_network(
         generator: of this object.
         steps: of the optimiser.
         learning_rate: of Adam.
-        share: how far from the old weights to the new ones the result lies.
     """
     tuned = copy.deepcopy(network).requires_grad_(True)
     for module in tuned.modules():
@@ -184,20 +169,7 @@ def finetune_network(
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate * min(1.0, 2 * (steps - step) / steps)
             optimiser.step()
-    return part_of_the_way(network, tuned, share)
-
-
-def part_of_the_way(old: nn.Module, new: nn.Module, share: float) -> nn.Module:
-    """Return the new network, changed in place to lie so far from the old one to where it is; learnt no further.
-
-    Halfway, a small network that a few frames of one clip have sharpened keeps most of what that gains, and half of
-    what it spoils elsewhere. Source: WiSE-FT (Wortsman et al., 2022).
-    """
-    new.requires_grad_(False)
-    if share < 1:
-        for to, start in zip(new.parameters(), old.parameters(), strict=True):
-            to.copy_(start.lerp(to, share))
-    return new
+    return tuned.requires_grad_(False)
 
 
 def _hardest_entropy(logits_HW: Tensor, truth_HW: Tensor) -> Tensor:

@@ -62,25 +62,21 @@ def test_an_objects_labels_do_not_depend_on_whether_others_are_tuned(weights):
 def test_tuning_on_one_mask_mends_the_other_frames(weights):
     clip = clip_of([(1, 2)])
 
-    found = labels_of(weights, clip, 1, finetune_steps=120, finetune_rate=5e-3, finetune_share=1.0)
+    found = labels_of(weights, clip, 1, finetune_steps=120, finetune_rate=5e-3)
 
     base = labels_of(weights, clip, 1, finetune="none")
     assert mean_iou(found) > mean_iou(base) + 0.2
     assert mean_iou(found) > 0.6
 
 
-def test_half_the_way_lies_between_the_old_and_the_sharpened_network(weights):
+def test_masks_propagated_through_the_clip_vote(weights):
     clip = clip_of([(1, 2)])
 
-    old, half, new = (
-        labels_of(weights, clip, 1, finetune_share=share, finetune_rate=1e-2) for share in (1e-6, 0.5, 1.0)
-    )
+    alone = labels_of(weights, clip, 1, finetune_propagate=False)
+    both = labels_of(weights, clip, 1)
 
-    base = labels_of(weights, clip, 1, finetune="none")
-    assert [label[0] for label in old] == pytest.approx([label[0] for label in base], abs=1e-3)
-    assert half not in (old, new)
-    with pytest.raises(UsageError, match="finetune_share 0"):
-        GuidedConfig(finetune_share=0)
+    assert alone != both
+    assert mean_iou(both) > mean_iou(alone)
 
 
 def test_a_tuned_clip_is_not_split_and_its_options_are_remembered(weights):
@@ -89,6 +85,7 @@ def test_a_tuned_clip_is_not_split_and_its_options_are_remembered(weights):
 
     assert "seed" not in plain.options()
     assert tuned.options()["finetune"] == "middle"
+    assert len(tuned.options()["finetune_propagator"]) == 64
     assert tuned.needs().halo is None
     assert tuned.needs().seconds_per_masked_object > 0
 

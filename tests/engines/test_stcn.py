@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from rayvos.annotations.records import MaskPrompt, ObjectInfo
+from rayvos.annotations.records import Box, MaskPrompt, ObjectInfo
 from rayvos.engines.base import Engine
 from rayvos.engines.labeling import label_clip
 from rayvos.engines.stcn.engine import StcnConfig, StcnEngine
@@ -157,6 +158,25 @@ def test_some_frames_have_the_labels_that_all_of_them_have(monkeypatch, pictures
         assert (found.mask is None) == (parts[place].mask is None)
         assert found.mask is None or np.array_equal(found.mask, parts[place].mask)
         assert (found.score, found.quality) == (parts[place].score, parts[place].quality)
+
+
+def test_masks_stay_near_the_boxes_of_their_objects(monkeypatch, pictures):
+    free = clip_of({(0, 1): patch_at(0), (0, 2): still()})
+    boxes = (Box(1, 2, 2, 4, 22, 24), Box(2, 4, 0, 0, 0, 0, visible=False))
+    boxed = replace(free, boxes=boxes)
+
+    found, roaming = (label(make_engine(monkeypatch), clip, pictures) for clip in (boxed, free))
+    unbound = label(make_engine(monkeypatch, clip_to_box=False), boxed, pictures)
+
+    allowed = np.zeros((HEIGHT, WIDTH), bool)
+    allowed[2:26, 0:24] = True  # a tenth of 20 pixels further than the box
+    assert (roaming[2, 1].mask & ~allowed).any()
+    assert found[2, 1].mask.any()
+    assert not (found[2, 1].mask & ~allowed).any()
+    assert roaming[4, 2].mask is not None
+    assert found[4, 2].mask is None
+    assert found[1, 1].mask.tobytes() == roaming[1, 1].mask.tobytes()
+    assert all(unbound[key].score == roaming[key].score for key in roaming)
 
 
 def test_frames_are_computed_only_where_they_are_needed(monkeypatch, pictures):

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from rayvos.annotations.records import Clip
 from rayvos.engines.base import FrameReader
-from rayvos.engines.finetune import object_generator, part_of_the_way, tune_objects
+from rayvos.engines.finetune import object_generator, tune_objects
 from rayvos.engines.guided.box_supervision import (
     BoxCrop,
     BoxLossWeights,
@@ -41,10 +41,11 @@ from rayvos.engines.guided.box_supervision import (
 from rayvos.engines.guided.guidance import UNIT
 from rayvos.engines.guided.network import GuidedSegmenter
 from rayvos.engines.scores import overlap, predicted_iou
+from rayvos.errors import UsageError
 from rayvos.masks.agreement import box_agreement
 from rayvos.models.guided import GuidedOutput
 
-__all__ = ["Adaptation", "adapt_network", "adapt_segmenter", "box_score"]
+__all__ = ["Adaptation", "adapt_network", "adapt_segmenter", "box_score", "check_share", "part_of_the_way"]
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,16 @@ class Adaptation:
     score_before: float
     """Mean score of the frames that were not learnt from; 0 where there are too few to say."""
     score_after: float
+
+
+def check_share(name: str, share: float) -> None:
+    """Check how far an engine shall go from old to new weights.
+
+    Raises:
+        UsageError: it is not a share.
+    """
+    if not 0 < share <= 1:
+        raise UsageError(f"{name} {share}: expected a number above 0 and up to 1")
 
 
 def adapt_segmenter(
@@ -147,6 +158,19 @@ def adapt_network(
             total_loss(box_losses(learner, network, batch, weights)).backward()  # type: ignore[no-untyped-call]
             optimiser.step()
     return learner.requires_grad_(False)
+
+
+def part_of_the_way(old: nn.Module, new: nn.Module, share: float) -> nn.Module:
+    """Return the new network, changed in place to lie so far from the old one to where it is; learnt no further.
+
+    Halfway, a small network that a few frames of one clip have sharpened keeps most of what that gains, and half of
+    what it spoils elsewhere. Source: WiSE-FT (Wortsman et al., 2022).
+    """
+    new.requires_grad_(False)
+    if share < 1:
+        for to, start in zip(new.parameters(), old.parameters(), strict=True):
+            to.copy_(start.lerp(to, share))
+    return new
 
 
 def box_score(network: nn.Module, crop: BoxCrop, device: torch.device) -> float:

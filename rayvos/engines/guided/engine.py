@@ -7,8 +7,13 @@ box, its mask ends a tenth outside the box and holds no specks; where it has non
 that frame say where it is. A trace says little of an object's extent: GrabCut (engine `scribble`) is asked first, and
 the network looks at the box of what that finds.
 
-Why so: labels of a frame depend on the pictures up to five frames around it and nothing else, and no crop's answer
-depends on which others share its forward pass, so that units may cut a clip anywhere and give the same bytes.
+Masks that a person gave of an object (`finetune`) do two things: a copy of the network is sharpened with them, and
+engine `stcn` propagates them through the clip. Both vote with the network as it was, each as much as its answer fits
+the box (`voices.py`), so that a frame on which one of them fails is left to the others.
+
+Why so: without such masks, labels of a frame depend on the pictures up to five frames around it and nothing else, and
+no crop's answer depends on which others share its forward pass, so that units may cut a clip anywhere and give the same
+bytes.
 """
 
 from __future__ import annotations
@@ -16,46 +21,46 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rayvos.annotations.records import Clip
+from rayvos.annotations.records import Clip, MaskPrompt
 from rayvos.engines.base import EngineNeeds, FrameReader, Label
-from rayvos.engines.cut.crop_cuts import Crop, ellipse
+from rayvos.engines.cut.crop_cuts import Crop
 from rayvos.engines.cut.frame_flows import FrameFlows, moved_neighbours, read_frame_flows
 from rayvos.engines.cut.scribble import ScribbleEngine
 from rayvos.engines.devices import find_device, single_threads
 from rayvos.engines.finetune import (
     FinetuneMasks,
     check_finetuning,
-    check_share,
     masked_objects,
     tuning_masks,
     used_options,
 )
-from rayvos.engines.guided.adapt import adapt_segmenter
+from rayvos.engines.guided.adapt import adapt_segmenter, check_share
 from rayvos.engines.guided.clip_prompts import ClipPrompts
 from rayvos.engines.guided.guidance import OFFSETS, Guidance, Prompt, guidance_planes
 from rayvos.engines.guided.network import DEFAULT_WEIGHTS, Found, GuidedSegmenter, load_segmenter
+from rayvos.engines.guided.pasting import THRESHOLD, paste_mask
+from rayvos.engines.guided.propagated import PropagatedMasks, view_on_crop
 from rayvos.engines.guided.tuning import sharpen_segmenters
+from rayvos.engines.guided.voices import hear_voices
 from rayvos.engines.scores import mean_margin, overlap, predicted_iou
+from rayvos.engines.stcn.engine import StcnEngine
 from rayvos.errors import UsageError, choose
 from rayvos.masks.agreement import box_agreement
 from rayvos.masks.boxes import mask_to_box
-from rayvos.masks.components import drop_specks
-from rayvos.masks.edges import enlarge_along_edges
 
 __all__ = ["GuidedConfig", "GuidedEngine"]
 
-CLIP_GROWTH = 0.1  # Box2Seg specification: the mask may leave its box by this share of its width and height
-THRESHOLD = 0.5
 NEIGHBOUR_VOTE = 0.5  # of each nearest frame, as in the engine `cut`
 NEAR = 1
 SECONDS_PER_LABEL = 0.22  # of which the cuts take 0.17, the network 0.04; one core
+SECONDS_PER_VOICE = 0.2  # propagation, and the sharpened network
 SECONDS_PER_STEP = 0.07  # of the sharpening, at 128x128 on one core
 ADAPT_PLANES_S, ADAPT_STEP_S = 15.0, 0.5  # of the adaptation there: planes of 48 pairs, a step of batch 8
 
@@ -80,8 +85,8 @@ class GuidedConfig:
     """Steps of the sharpening."""
     finetune_rate: float = 2e-4
     """Learning rate of the sharpening."""
-    finetune_share: float = 0.5
-    """How far from the old weights to the sharpened ones: all the way, one frame may spoil others that look unlike."""
+    finetune_propagate: bool = True
+    """Let the masks that sharpen, propagated through the clip by engine `stcn`, vote on every frame, too."""
     adapt: bool = False
     """Adapt the network to each clip by its boxes alone, and keep that where the predicted score says it helps."""
     adapt_steps: int = 60
@@ -94,7 +99,7 @@ class GuidedConfig:
     """Of the sharpening's and the adaptation's random numbers."""
 
     def __post_init__(self) -> None:
-        check_finetuning(self.finetune, self.finetune_steps, self.finetune_rate, self.finetune_share)
+        check_finetuning(self.finetune, self.finetune_steps, self.finetune_rate)
         if self.adapt_steps < 1 or not self.adapt_rate > 0:
             raise UsageError(f"adapt_steps {self.adapt_steps}, adapt_rate {self.adapt_rate}: expected numbers above 0")
         check_share("adapt_share", self.adapt_share)
@@ -123,6 +128,8 @@ class _Asked:
     image: NDArray[np.uint8]
     prompts: Mapping[int, Prompt]
     guidances: Mapping[int, Guidance]
+    propagated: Mapping[int, NDArray[np.float32]]
+    """What the masks given on other frames say of this one, see `PropagatedMasks`."""
     flows: Mapping[int, NDArray[np.float32]]
     scale: float
 
@@ -157,10 +164,13 @@ class GuidedEngine:
         self._device_name = device
         self._segmenter = segmenter or load_segmenter(weights or DEFAULT_WEIGHTS, flip=self._config.flip)
         self.weights = self._segmenter.digest
+        propagates = self._config.finetune != "none" and self._config.finetune_propagate
+        self._propagator = StcnEngine(device=device) if propagates else None
 
     def options(self) -> Mapping[str, Any]:
         """Return everything besides the weights that labels depend on."""
-        return used_options(asdict(self._config))
+        options = used_options(asdict(self._config))
+        return options if self._propagator is None else {**options, "finetune_propagator": self._propagator.weights}
 
     def needs(self) -> EngineNeeds:
         """Return what planning and scheduling must know."""
@@ -171,13 +181,15 @@ class GuidedEngine:
         return EngineNeeds(
             halo=None if tunes or adapts else halo,  # masks and boxes anywhere change the labels of the whole clip
             seconds_per_frame=0.06,
-            seconds_per_label=SECONDS_PER_LABEL,
+            seconds_per_label=SECONDS_PER_LABEL + (SECONDS_PER_VOICE if tunes else 0.0),
             seconds_per_clip=ADAPT_PLANES_S + ADAPT_STEP_S * self._config.adapt_steps if adapts else 0.0,
             seconds_per_masked_object=2 + SECONDS_PER_STEP * self._config.finetune_steps if tunes else 0.0,
             separate_objects=not adapts,
             num_cpus=2 if on_gpu else 1,
             num_gpus=1 if on_gpu else 0,
-            memory_bytes=((3 if on_gpu else 1) << 30) + (40 if tunes else 4) * self._segmenter.network_bytes,
+            memory_bytes=((3 if on_gpu else 1) << 30)
+            + (40 if tunes else 4) * self._segmenter.network_bytes
+            + (0 if self._propagator is None else 1 << 30),
         )
 
     def label(self, clip: Clip, images: FrameReader, frames: range) -> Iterator[Label]:
@@ -192,20 +204,26 @@ class GuidedEngine:
         """
         self._segmenter.move(find_device(self._device_name))
         base = self._segmenter if not self._config.adapt else self._adapted(clip, images)
-        segmenters = self._sharpened(clip, images, base)
+        masks = self._tuning_masks(clip)
+        segmenters = self._sharpened(clip, images, base, masks)
         prompts = ClipPrompts(clip)
         reach = NEAR if self._config.neighbours else 0
         first, stop = max(0, frames.start - reach), min(clip.num_frames, frames.stop + reach)
         wanted = [frame for frame in range(first, stop) if frame in prompts.frames]
         done: dict[int, _Frame] = {}
-        results = self._found_frames(images, prompts, wanted, base, segmenters)
-        last = -1
-        for frame in frames:
-            while last < frame + reach and (result := next(results, None)) is not None:
-                last, done[result[0]] = result
-            for object_id in clip.object_ids():
-                yield self._label(clip, done, frame, object_id)
-            done.pop(frame - reach, None)
+        with ExitStack() as stack:
+            propagated = None
+            if self._propagator is not None and masks:
+                propagated = stack.enter_context(PropagatedMasks(self._propagator))
+                propagated.add(clip, images, masks, wanted)
+            results = self._found_frames(images, prompts, wanted, base, segmenters, propagated)
+            last = -1
+            for frame in frames:
+                while last < frame + reach and (result := next(results, None)) is not None:
+                    last, done[result[0]] = result
+                for object_id in clip.object_ids():
+                    yield self._label(clip, done, frame, object_id)
+                done.pop(frame - reach, None)
 
     def _adapted(self, clip: Clip, images: FrameReader) -> GuidedSegmenter:
         config = self._config
@@ -214,16 +232,22 @@ class GuidedEngine:
             steps=config.adapt_steps, learning_rate=config.adapt_rate, share=config.adapt_share, seed=config.seed,
         ).segmenter  # fmt: skip
 
-    def _sharpened(self, clip: Clip, images: FrameReader, base: GuidedSegmenter) -> Mapping[int, GuidedSegmenter]:
+    def _tuning_masks(self, clip: Clip) -> list[MaskPrompt]:
+        choice = self._config.finetune
+        if choice == "none":
+            return []
+        return [mask for object_id in masked_objects(clip) for mask in tuning_masks(clip, object_id, choice)]
+
+    def _sharpened(
+        self, clip: Clip, images: FrameReader, base: GuidedSegmenter, masks: list[MaskPrompt]
+    ) -> Mapping[int, GuidedSegmenter]:
         """Return the segmenters of the objects of which a person gave masks."""
         config = self._config
-        if config.finetune == "none":
+        if not masks:
             return {}
-        masks = [mask for object_id in masked_objects(clip) for mask in tuning_masks(clip, object_id, config.finetune)]
         return sharpen_segmenters(
             base, clip, images, masks,
-            steps=config.finetune_steps, learning_rate=config.finetune_rate,
-            share=config.finetune_share, seed=config.seed,
+            steps=config.finetune_steps, learning_rate=config.finetune_rate, seed=config.seed,
         )  # fmt: skip
 
     def _found_frames(
@@ -233,25 +257,36 @@ class GuidedEngine:
         wanted: list[int],
         base: GuidedSegmenter,
         segmenters: Mapping[int, GuidedSegmenter],
+        propagated: PropagatedMasks | None,
     ) -> Iterator[tuple[int, _Frame]]:
         """Yield what is found on the wanted frames; the network works while the next planes are made."""
 
-        def answer(guidances: Mapping[int, Guidance]) -> list[Found]:
-            if not segmenters.keys() & guidances.keys():
-                return base.segment(list(guidances.values()))
-            return [segmenters.get(key, base).segment([shown])[0] for key, shown in guidances.items()]
+        def answer(asked: _Asked) -> dict[int, Found]:
+            found = dict(zip(asked.guidances, base.segment(list(asked.guidances.values())), strict=True))
+            for object_id, guidance in asked.guidances.items():
+                if object_id not in segmenters:
+                    continue
+                voices = [found[object_id], segmenters[object_id].segment([guidance])[0]]
+                seen = asked.propagated.get(object_id)
+                if seen is not None:
+                    seen = view_on_crop(seen, voices[0].crop, *asked.image.shape[:2])
+                boxed = asked.prompts[object_id].box is not None
+                found[object_id] = hear_voices(voices, seen, boxed=boxed)
+            return found
 
         with single_threads(base.device, "guided") as (pool, _):
-            pending: deque[tuple[_Asked, Future[list[Found]]]] = deque()
+            pending: deque[tuple[_Asked, Future[dict[int, Found]]]] = deque()
             for shot in read_frame_flows(images, wanted, OFFSETS):
-                asked = self._ask(shot, prompts.on(shot.frame))
-                pending.append((asked, pool.submit(answer, asked.guidances)))
+                asked = self._ask(shot, prompts.on(shot.frame), {} if propagated is None else propagated.on(shot.frame))
+                pending.append((asked, pool.submit(answer, asked)))
                 if len(pending) > 1:
                     yield _answered(*pending.popleft())
             while pending:
                 yield _answered(*pending.popleft())
 
-    def _ask(self, shot: FrameFlows, prompts: Mapping[int, Prompt]) -> _Asked:
+    def _ask(
+        self, shot: FrameFlows, prompts: Mapping[int, Prompt], propagated: Mapping[int, NDArray[np.float32]]
+    ) -> _Asked:
         """Make the planes of a frame's objects."""
         guidances = {}
         for object_id, prompt in prompts.items():
@@ -260,7 +295,7 @@ class GuidedEngine:
             if guidance is not None:
                 guidances[object_id] = guidance
         near = {offset: flow for offset, flow in shot.flows.items() if abs(offset) <= NEAR}
-        return _Asked(shot.frame, shot.image, prompts, guidances, near, shot.scale)
+        return _Asked(shot.frame, shot.image, prompts, guidances, propagated, near, shot.scale)
 
     def _boxed(self, image: NDArray[np.uint8], prompt: Prompt) -> Prompt:
         """Return the prompt with a box, where a trace and no box says where the object is."""
@@ -281,7 +316,8 @@ class GuidedEngine:
         moved = moved_neighbours(beside, frame, here.flows, here.scale) if self._config.neighbours else []
         votes = found.probability + NEIGHBOUR_VOTE * sum(moved)
         probability = np.asarray(votes / (1 + NEIGHBOUR_VOTE * len(moved)), np.float32)
-        mask = self._paste(probability, found.crop, prompt, here.image)
+        clip_to_box = prompt.box is not None and self._config.clip_to_box
+        mask = paste_mask(probability, found.crop, here.image, edges=self._config.edges, clip_to_box=clip_to_box)
         quality = {
             "network": found.quality,
             "margin": mean_margin(probability, _inside(found.crop)),
@@ -297,30 +333,10 @@ class GuidedEngine:
             agreement = quality["box_agreement"] = box_agreement(mask, prompt.box)
         return Label(frame, object_id, mask, predicted_iou(agreement, found.quality, temporal), quality)
 
-    def _paste(
-        self, probability: NDArray[np.float32], crop: Crop, prompt: Prompt, image: NDArray[np.uint8]
-    ) -> NDArray[np.bool_]:
-        """Return the mask in the frame: enlarged to the crop, cut off near the box, without specks."""
-        x0, y0, x1, y1 = crop.area
-        if self._config.edges:
-            full = enlarge_along_edges(probability, image[y0:y1, x0:x1])
-        else:
-            full = np.asarray(cv2.resize(probability, (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR), np.float32)
-        inside: NDArray[np.bool_] = np.asarray(full >= THRESHOLD, np.bool_)
-        if prompt.box is not None and self._config.clip_to_box:
-            inside &= _near_box(crop)
-            if not inside.any():
-                left, top, right, bottom = crop.pixels
-                inside = ellipse((left - x0, top - y0, right - x0, bottom - y0), full.shape)
-        mask = np.zeros(image.shape[:2], np.bool_)
-        mask[y0:y1, x0:x1] = drop_specks(inside)
-        return mask
 
-
-def _answered(asked: _Asked, answer: Future[list[Found]]) -> tuple[int, _Frame]:
-    found = dict(zip(asked.guidances, answer.result(), strict=True))
+def _answered(asked: _Asked, answer: Future[dict[int, Found]]) -> tuple[int, _Frame]:
     fits = {object_id: guidance.fit for object_id, guidance in asked.guidances.items()}
-    return asked.frame, _Frame(asked.image, asked.prompts, found, fits, asked.flows, asked.scale)
+    return asked.frame, _Frame(asked.image, asked.prompts, answer.result(), fits, asked.flows, asked.scale)
 
 
 def _inside(crop: Crop) -> NDArray[np.bool_]:
@@ -328,14 +344,3 @@ def _inside(crop: Crop) -> NDArray[np.bool_]:
     inside = np.zeros(crop.size, np.bool_)
     inside[crop.inner[1] : crop.inner[3], crop.inner[0] : crop.inner[2]] = True
     return inside
-
-
-def _near_box(crop: Crop) -> NDArray[np.bool_]:
-    """Return the crop's pixels that lie in the box or at most `CLIP_GROWTH` outside it."""
-    x0, y0, x1, y1 = crop.pixels
-    grow_x, grow_y = round(CLIP_GROWTH * (x1 - x0)), round(CLIP_GROWTH * (y1 - y0))
-    columns, rows = np.arange(crop.area[0], crop.area[2]), np.arange(crop.area[1], crop.area[3])
-    across = (columns >= x0 - grow_x) & (columns < x1 + grow_x)
-    down = (rows >= y0 - grow_y) & (rows < y1 + grow_y)
-    near: NDArray[np.bool_] = down[:, None] & across[None, :]
-    return near

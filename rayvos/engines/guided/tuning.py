@@ -52,7 +52,6 @@ def sharpen_segmenters(
     *,
     steps: int,
     learning_rate: float,
-    share: float,
     seed: int,
 ) -> dict[int, GuidedSegmenter]:
     """Return a segmenter for each object that has masks, sharpened with them from the same start.
@@ -64,7 +63,6 @@ def sharpen_segmenters(
         masks: of people, with pixels.
         steps: per object.
         learning_rate: of Adam.
-        share: how far from the old weights to the new ones, see `finetune_network`.
         seed: with clip and object, of the random numbers.
 
     Raises:
@@ -76,7 +74,7 @@ def sharpen_segmenters(
         draw = GuidedSamples(crops[object_id])
         return lambda: finetune_network(
             base.network, draw,
-            num_masks=len(crops[object_id]), logits=_logits, steps=steps, learning_rate=learning_rate, share=share,
+            num_masks=len(crops[object_id]), logits=_logits, steps=steps, learning_rate=learning_rate,
             generator=object_generator(seed, clip.clip_id, object_id),
         )  # fmt: skip
 

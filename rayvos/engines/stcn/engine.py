@@ -36,6 +36,7 @@ from rayvos.annotations.records import Clip
 from rayvos.engines.base import EngineNeeds, FrameReader, Label, ObjectProbability
 from rayvos.engines.devices import find_device
 from rayvos.engines.stcn.anchors import AnchorMasks, Anchors, find_anchors, working_size
+from rayvos.engines.stcn.box_limits import BoxLimits
 from rayvos.engines.stcn.cache import FeatureCache
 from rayvos.engines.stcn.cpu import prepare_for_cpu
 from rayvos.engines.stcn.fusion import fuse_passes, label_map, mask_qualities, scale_probability
@@ -75,6 +76,8 @@ class StcnConfig:
     max_size: int | Literal["auto"] | None = "auto"
     """The shorter side of larger frames is scaled down to so many pixels; auto: to what the network is made for;
     none: frames as they are."""
+    clip_to_box: bool = True
+    """Where an object has a box, cut its mask off 10 % outside of it, before it is remembered."""
     antialias: bool = False
     """Smooth frames before they are scaled down; off: the official way."""
     precision: Precision = "float32"
@@ -255,9 +258,11 @@ class StcnEngine:
                     cache.put(frame, image, features)
                 return image, features
 
+            limits = BoxLimits(clip, anchors.object_ids, size, device).on if self._config.clip_to_box else None
             found = propagate(
-                network, encode, order, masks, num_objects, rule=self._rule, wanted=wanted, sparse=self.sparse
-            )
+                network, encode, order, masks, num_objects,
+                rule=self._rule, wanted=wanted, limits=limits, sparse=self.sparse,
+            )  # fmt: skip
             while True:
                 # Entered anew each time: a generator must not leave its settings behind while its caller works.
                 with self._arithmetic(), self._mixed(device):

@@ -72,6 +72,7 @@ def propagate(
     *,
     rule: MemoryRule | None = None,
     wanted: Collection[int] | None = None,
+    limits: Callable[[int], Tensor | None] | None = None,
     sparse: bool = False,
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield (frame, probability) from the first annotated frame on, in the order of `frames`.
@@ -85,6 +86,7 @@ def propagate(
         rule: what enters the memory; the paper's by default.
         wanted: frames to yield; frames that are neither wanted nor remembered are not computed, unless the network
             has to see every one. None: all.
+        limits: gives 1 where objects may lie on a frame and 0 elsewhere, (K, H, W), padded, or None. None: anywhere.
         sparse: masks are points: they are remembered as they are, and their frame is predicted by what it remembers.
 
     Yields:
@@ -106,9 +108,10 @@ def propagate(
         if not (is_wanted or masks or remembers or rule.include_last or steps.needs_every_frame):
             continue
         image, features = encode(frame)
+        limit = None if limits is None else limits(frame)
         # Where every object's mask is given, there is nothing to predict.
         unknown = [known for known in enabled if known not in masks]
-        probability = _predict(steps, bank, features, enabled if unknown else [], num_objects, rule.top_k, image)
+        probability = _predict(steps, bank, features, enabled if unknown else [], num_objects, rule.top_k, image, limit)
         if masks:
             enabled = sorted({*enabled, *masks})
             last = position
@@ -120,7 +123,7 @@ def propagate(
                 permanent=bool(masks), temporary=not (masks or remembers),
             )  # fmt: skip
         if masks and sparse:
-            probability = _predict(steps, bank, features, enabled, num_objects, rule.top_k, image)
+            probability = _predict(steps, bank, features, enabled, num_objects, rule.top_k, image, limit)
         steps.take_note(image, probability[1:], masks)
         if is_wanted:
             yield frame, probability
@@ -136,6 +139,7 @@ def _predict(
     num_objects: int,
     top_k: int,
     image: Tensor,
+    limit_KHW: Tensor | None,
 ) -> Tensor:
     """Return the aggregated probabilities (K + 1, H, W) of a frame by what the memory holds."""
     probability = image.new_zeros(num_objects + 1, *image.shape[-2:], dtype=torch.float32)
@@ -145,7 +149,10 @@ def _predict(
     query_QC = features.key_BChw[0].flatten(1).T
     readout_KQC = bank.read(query_QC, enabled, top_k)
     readout_KChw = readout_KQC.transpose(1, 2).reshape(len(enabled), -1, *features.key_BChw.shape[-2:])
-    aggregated = aggregate(steps.predict(readout_KChw, image, features, enabled))
+    found_KHW = steps.predict(readout_KChw, image, features, enabled)
+    if limit_KHW is not None:
+        found_KHW = found_KHW * _of(limit_KHW, enabled)
+    aggregated = aggregate(found_KHW)
     if len(enabled) == num_objects:
         return aggregated
     probability[0] = aggregated[0]
