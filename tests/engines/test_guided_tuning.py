@@ -10,7 +10,6 @@ from rayvos.annotations.records import Box, MaskPrompt
 from rayvos.engines.finetune import object_generator
 from rayvos.engines.guided.engine import GuidedConfig, GuidedEngine
 from rayvos.engines.guided.tuning import GuidedSamples, MaskCrop, mirror_planes, relight_planes
-from rayvos.errors import UsageError
 from rayvos.masks.rle import mask_to_rle
 from rayvos.models.guided import PLANES
 from tests.engines.test_guided import Images, disc, make_clip, pictures, tight_boxes
