@@ -10,11 +10,12 @@ below 51 pixels are left out.
     python -m benchmarks.label_quality --clips DAVIS --methods cut,guided --jitter 0 0.05 0.15 --step 4
     python -m benchmarks.label_quality --clips DAVIS --methods cut,guided --jitter --loose 0.05 0.1 0.2 --step 4
     python -m benchmarks.label_quality --clips DAVIS --methods cut,box2seg,my.package:Engine
-    python -m benchmarks.label_quality --clips DAVIS --methods guided,adapted,finetuned-first,finetuned-middle
+    python -m benchmarks.label_quality --clips DAVIS --methods guided,propagated,adapted,finetuned-middle
 
 `adapted` learns from each clip's boxes (`adapted-fully` goes all the way, see `adapt_share` of the engine),
-`finetuned-first` and `finetuned-middle` from one true mask of each object, as a person would draw it, on the first or
-the middle frame that shows the object; that frame is not counted.
+`propagated` carries its own best masks through the clip, `finetuned-first` and `finetuned-middle` learn from one true
+mask of each object, as a person would draw it, on the first or the middle frame that shows the object; that frame is
+not counted.
 """
 
 from __future__ import annotations
@@ -117,6 +118,7 @@ METHODS: dict[str, Method] = {
     "grabcut": Method(lambda: load_engine("cut", cues="color")),
     "adapted": Method(lambda: load_engine("guided", adapt=True)),
     "adapted-fully": Method(lambda: load_engine("guided", adapt=True, adapt_share=1.0)),
+    "propagated": Method(lambda: load_engine("guided", propagate=True)),
     "finetuned-first": Method(lambda: load_engine("guided", finetune="first"), with_one_mask("first")),
     "finetuned-middle": Method(lambda: load_engine("guided", finetune="middle"), with_one_mask("middle")),
 }

@@ -116,11 +116,11 @@ def check_finetuning(masks: FinetuneMasks, steps: int, learning_rate: float) -> 
 def used_options(options: dict[str, Any]) -> dict[str, Any]:
     """Return an engine's options without those that labels do not depend on.
 
-    Options of `finetune` and `adapt` start with these words; the seed is used by nothing else.
+    Options of `finetune`, `adapt` and `propagate` start with these words; the seed is used by the first two alone.
     """
-    idle = tuple(word for word in ("finetune", "adapt") if options.get(word, False) in (False, "none"))
+    idle = tuple(word for word in ("finetune", "adapt", "propagate") if options.get(word, False) in (False, "none"))
     used = {name: value for name, value in options.items() if not name.startswith(idle)}
-    if len(idle) == 2:
+    if {"finetune", "adapt"} <= set(idle):
         used.pop("seed", None)
     return used
 

@@ -84,7 +84,7 @@ def test_a_tuned_clip_is_not_split_and_its_options_are_remembered(weights):
 
     assert "seed" not in plain.options()
     assert tuned.options()["finetune"] == "middle"
-    assert len(tuned.options()["finetune_propagator"]) == 64
+    assert len(tuned.options()["propagator"]) == 64
     assert tuned.needs().halo is None
     assert tuned.needs().seconds_per_masked_object > 0
 
@@ -123,3 +123,27 @@ def test_samples_change_light_and_sides_but_no_cue():
     assert (relit[3:] == planes[3:]).all()
     order = np.argsort(planes[:3], axis=None, kind="stable")
     assert (np.diff(relit[:3].ravel()[order].astype(int)) >= 0).all()
+
+
+def test_the_best_masks_of_an_object_are_propagated_without_anybodys_mask(weights):
+    clip = clip_of([])
+
+    plain, twice = (labels_of(weights, clip, 1, finetune="none", propagate=propagate) for propagate in (False, True))
+    alone = labels_of(weights, clip.with_objects([1]), 1, finetune="none", propagate=True)
+
+    assert len(plain) == len(twice) == NUM_FRAMES
+    assert plain != twice
+    assert alone == twice
+    engine = GuidedEngine(GuidedConfig(propagate=True), weights=weights, device="cpu")
+    assert engine.needs().halo is None
+    assert engine.options().keys() - GuidedEngine(weights=weights, device="cpu").options().keys() == {
+        "propagate", "propagator"
+    }  # fmt: skip
+
+
+def test_objects_with_a_persons_mask_are_propagated_from_it_alone(weights):
+    clip = clip_of([(1, 2)])
+
+    sharpened, both = (labels_of(weights, clip, 1, propagate=propagate) for propagate in (False, True))
+
+    assert [mask for _, _, mask in sharpened] == [mask for _, _, mask in both]

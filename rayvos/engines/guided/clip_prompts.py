@@ -50,6 +50,10 @@ class ClipPrompts:
         """The frames that have a prompt."""
         return frozenset(self._objects)
 
+    def frames_of(self, object_id: int) -> list[int]:
+        """Return the frames on which an object has a prompt, ascending."""
+        return [frame for frame, objects in self._objects.items() if object_id in objects]
+
     def on(self, frame: int) -> Mapping[int, Prompt]:
         """Return the prompts of a frame by object, ascending; a mask without a pixel is none."""
         prompts = {}

@@ -9,11 +9,12 @@ the network looks at the box of what that finds.
 
 Masks that a person gave of an object (`finetune`) do two things: a copy of the network is sharpened with them, and
 engine `stcn` propagates them through the clip. Both vote with the network as it was, each as much as its answer fits
-the box (`voices.py`), so that a frame on which one of them fails is left to the others.
+the box (`voices.py`), so that a frame on which one of them fails is left to the others. Where there are none, the best
+of the engine's own masks may be propagated (`propagate`): what is plain on one frame helps on others.
 
-Why so: without such masks, labels of a frame depend on the pictures up to five frames around it and nothing else, and
-no crop's answer depends on which others share its forward pass, so that units may cut a clip anywhere and give the same
-bytes.
+Why so: unless masks are propagated, networks sharpened or adapted, labels of a frame depend on the pictures up to five
+frames around it and nothing else, and no crop's answer depends on which others share its forward pass, so that units
+may cut a clip anywhere and give the same bytes.
 """
 
 from __future__ import annotations
@@ -30,8 +31,7 @@ from numpy.typing import NDArray
 
 from rayvos.annotations.records import Clip, MaskPrompt
 from rayvos.engines.base import EngineNeeds, FrameReader, Label
-from rayvos.engines.cut.crop_cuts import Crop
-from rayvos.engines.cut.frame_flows import FrameFlows, moved_neighbours, read_frame_flows
+from rayvos.engines.cut.frame_flows import FrameFlows, read_frame_flows
 from rayvos.engines.cut.scribble import ScribbleEngine
 from rayvos.engines.devices import find_device, single_threads
 from rayvos.engines.finetune import (
@@ -42,23 +42,21 @@ from rayvos.engines.finetune import (
     used_options,
 )
 from rayvos.engines.guided.adapt import adapt_segmenter, check_share
+from rayvos.engines.guided.answers import AnsweredFrame, KeptAnswers, best_masks
 from rayvos.engines.guided.clip_prompts import ClipPrompts
 from rayvos.engines.guided.guidance import OFFSETS, Guidance, Prompt, guidance_planes
+from rayvos.engines.guided.labels import NEAR, FrameLabeler
 from rayvos.engines.guided.network import DEFAULT_WEIGHTS, Found, GuidedSegmenter, load_segmenter
-from rayvos.engines.guided.pasting import THRESHOLD, paste_mask
 from rayvos.engines.guided.propagated import PropagatedMasks, view_on_crop
 from rayvos.engines.guided.tuning import sharpen_segmenters
 from rayvos.engines.guided.voices import hear_voices
-from rayvos.engines.scores import mean_margin, overlap, predicted_iou
 from rayvos.engines.stcn.engine import StcnEngine
 from rayvos.errors import UsageError, choose
-from rayvos.masks.agreement import box_agreement
 from rayvos.masks.boxes import mask_to_box
 
 __all__ = ["GuidedConfig", "GuidedEngine"]
 
-NEIGHBOUR_VOTE = 0.5  # of each nearest frame, as in the engine `cut`
-NEAR = 1
+SECOND_VOICE = 0.5  # of what was propagated of the network's own masks: it repeats their errors
 SECONDS_PER_LABEL = 0.22  # of which the cuts take 0.17, the network 0.04; one core
 SECONDS_PER_VOICE = 0.2  # propagation, and the sharpened network
 SECONDS_PER_STEP = 0.07  # of the sharpening, at 128x128 on one core
@@ -95,6 +93,8 @@ class GuidedConfig:
     """Learning rate of the adaptation."""
     adapt_share: float = 0.5
     """How far from the old weights to the adapted ones: what boxes say is true of most clips, and wrong of some."""
+    propagate: bool = False
+    """Let the best masks of each object, propagated through the clip by engine `stcn`, vote on every frame."""
     seed: int = 0
     """Of the sharpening's and the adaptation's random numbers."""
 
@@ -103,21 +103,6 @@ class GuidedConfig:
         if self.adapt_steps < 1 or not self.adapt_rate > 0:
             raise UsageError(f"adapt_steps {self.adapt_steps}, adapt_rate {self.adapt_rate}: expected numbers above 0")
         check_share("adapt_share", self.adapt_share)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Frame:
-    """What was found on one frame, by object, and the flow to the frames beside."""
-
-    image: NDArray[np.uint8]
-    """RGB (height, width, 3)."""
-    prompts: Mapping[int, Prompt]
-    found: Mapping[int, Found]
-    """Objects whose prompt lies outside the frame are not there."""
-    fits: Mapping[int, float]
-    """Mean box fit of the cuts."""
-    flows: Mapping[int, NDArray[np.float32]]
-    scale: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -164,24 +149,26 @@ class GuidedEngine:
         self._device_name = device
         self._segmenter = segmenter or load_segmenter(weights or DEFAULT_WEIGHTS, flip=self._config.flip)
         self.weights = self._segmenter.digest
-        propagates = self._config.finetune != "none" and self._config.finetune_propagate
+        given = self._config.finetune != "none" and self._config.finetune_propagate
+        propagates = given or self._config.propagate
         self._propagator = StcnEngine(device=device) if propagates else None
 
     def options(self) -> Mapping[str, Any]:
         """Return everything besides the weights that labels depend on."""
         options = used_options(asdict(self._config))
-        return options if self._propagator is None else {**options, "finetune_propagator": self._propagator.weights}
+        return options if self._propagator is None else {**options, "propagator": self._propagator.weights}
 
     def needs(self) -> EngineNeeds:
         """Return what planning and scheduling must know."""
-        tunes, adapts = self._config.finetune != "none", self._config.adapt
+        tunes, adapts, propagates = self._config.finetune != "none", self._config.adapt, self._config.propagate
+        whole_clips = tunes or adapts or propagates
         halo = max(OFFSETS) + (NEAR if self._config.neighbours else 0)
         # Cuts take most of the time, and run on CPUs: an actor per core beats an actor per GPU, unless it learns.
-        on_gpu = self._device_name.startswith("cuda") or ((tunes or adapts) and self._device_name == "auto")
+        on_gpu = self._device_name.startswith("cuda") or (whole_clips and self._device_name == "auto")
         return EngineNeeds(
-            halo=None if tunes or adapts else halo,  # masks and boxes anywhere change the labels of the whole clip
-            seconds_per_frame=0.06,
-            seconds_per_label=SECONDS_PER_LABEL + (SECONDS_PER_VOICE if tunes else 0.0),
+            halo=None if whole_clips else halo,  # masks and boxes anywhere change the labels of the whole clip
+            seconds_per_frame=0.12 if propagates else 0.06,
+            seconds_per_label=SECONDS_PER_LABEL + (SECONDS_PER_VOICE if tunes or propagates else 0.0),
             seconds_per_clip=ADAPT_PLANES_S + ADAPT_STEP_S * self._config.adapt_steps if adapts else 0.0,
             seconds_per_masked_object=2 + SECONDS_PER_STEP * self._config.finetune_steps if tunes else 0.0,
             separate_objects=not adapts,
@@ -210,20 +197,48 @@ class GuidedEngine:
         reach = NEAR if self._config.neighbours else 0
         first, stop = max(0, frames.start - reach), min(clip.num_frames, frames.stop + reach)
         wanted = [frame for frame in range(first, stop) if frame in prompts.frames]
-        done: dict[int, _Frame] = {}
         with ExitStack() as stack:
             propagated = None
-            if self._propagator is not None and masks:
+            if self._propagator is not None and self._config.finetune_propagate and masks:
                 propagated = stack.enter_context(PropagatedMasks(self._propagator))
                 propagated.add(clip, images, masks, wanted)
-            results = self._found_frames(images, prompts, wanted, base, segmenters, propagated)
-            last = -1
-            for frame in frames:
-                while last < frame + reach and (result := next(results, None)) is not None:
-                    last, done[result[0]] = result
-                for object_id in clip.object_ids():
-                    yield self._label(clip, done, frame, object_id)
-                done.pop(frame - reach, None)
+            answers = self._answers(images, prompts, wanted, base, segmenters, propagated)
+            if self._config.propagate:
+                answers = self._second_look(stack, clip, images, prompts, wanted, answers, masks)
+            yield from self._labeler().labels(clip, frames, answers)
+
+    def _second_look(
+        self,
+        stack: ExitStack,
+        clip: Clip,
+        images: FrameReader,
+        prompts: ClipPrompts,
+        wanted: list[int],
+        answers: Iterator[tuple[int, AnsweredFrame]],
+        masks: list[MaskPrompt],
+    ) -> Iterator[tuple[int, AnsweredFrame]]:
+        """Yield the answers again, after the best masks of objects without given ones have voted, too."""
+        assert self._propagator is not None, "the configuration asks for it"
+        kept = stack.enter_context(KeptAnswers())
+        propagated = stack.enter_context(PropagatedMasks(self._propagator))
+        first = self._labeler().labels(clip, range(clip.num_frames), kept.keep(answers))
+        given = {mask.object_id for mask in masks}
+        best = [mask for mask in best_masks(first, prompts.frames_of) if mask.object_id not in given]
+        propagated.add(clip, images, best, wanted)
+        near = [offset for offset in OFFSETS if abs(offset) <= NEAR]
+        for shot in read_frame_flows(images, wanted, near):
+            answered = kept.on(shot, prompts.on(shot.frame))
+            found = dict(answered.found)
+            for object_id, probability in propagated.on(shot.frame).items():
+                if object_id in found:
+                    seen = view_on_crop(probability, found[object_id].crop, clip.height, clip.width)
+                    boxed = answered.prompts[object_id].box is not None
+                    found[object_id] = hear_voices([found[object_id]], seen, boxed=boxed, share=SECOND_VOICE)
+            yield shot.frame, replace(answered, found=found)
+
+    def _labeler(self) -> FrameLabeler:
+        config = self._config
+        return FrameLabeler(neighbours=config.neighbours, edges=config.edges, clip_to_box=config.clip_to_box)
 
     def _adapted(self, clip: Clip, images: FrameReader) -> GuidedSegmenter:
         config = self._config
@@ -250,7 +265,7 @@ class GuidedEngine:
             steps=config.finetune_steps, learning_rate=config.finetune_rate, seed=config.seed,
         )  # fmt: skip
 
-    def _found_frames(
+    def _answers(
         self,
         images: FrameReader,
         prompts: ClipPrompts,
@@ -258,7 +273,7 @@ class GuidedEngine:
         base: GuidedSegmenter,
         segmenters: Mapping[int, GuidedSegmenter],
         propagated: PropagatedMasks | None,
-    ) -> Iterator[tuple[int, _Frame]]:
+    ) -> Iterator[tuple[int, AnsweredFrame]]:
         """Yield what is found on the wanted frames; the network works while the next planes are made."""
 
         def answer(asked: _Asked) -> dict[int, Found]:
@@ -304,43 +319,7 @@ class GuidedEngine:
         box = mask_to_box(ScribbleEngine().segment(image, prompt))
         return prompt if box is None else replace(prompt, box=box)
 
-    def _label(self, clip: Clip, done: Mapping[int, _Frame], frame: int, object_id: int) -> Label:
-        here = done.get(frame)
-        prompt = here.prompts.get(object_id) if here else None
-        if here is None or prompt is None:
-            return Label(frame, object_id, None)
-        found = here.found.get(object_id)
-        if found is None:
-            return Label(frame, object_id, np.zeros((clip.height, clip.width), np.bool_), 0.0, {"box_outside": 1.0})
-        beside = {other: near.found[object_id] for other, near in done.items() if object_id in near.found}
-        moved = moved_neighbours(beside, frame, here.flows, here.scale) if self._config.neighbours else []
-        votes = found.probability + NEIGHBOUR_VOTE * sum(moved)
-        probability = np.asarray(votes / (1 + NEIGHBOUR_VOTE * len(moved)), np.float32)
-        clip_to_box = prompt.box is not None and self._config.clip_to_box
-        mask = paste_mask(probability, found.crop, here.image, edges=self._config.edges, clip_to_box=clip_to_box)
-        quality = {
-            "network": found.quality,
-            "margin": mean_margin(probability, _inside(found.crop)),
-            "cut_fit": here.fits[object_id],
-        }
-        temporal = None
-        if moved:
-            own = (found.probability > THRESHOLD).astype(np.float32)
-            temporal = float(np.mean([overlap(own, (other > THRESHOLD).astype(np.float32)) for other in moved]))
-            quality["temporal_agreement"] = temporal
-        agreement = 1.0
-        if prompt.box is not None:
-            agreement = quality["box_agreement"] = box_agreement(mask, prompt.box)
-        return Label(frame, object_id, mask, predicted_iou(agreement, found.quality, temporal), quality)
 
-
-def _answered(asked: _Asked, answer: Future[dict[int, Found]]) -> tuple[int, _Frame]:
+def _answered(asked: _Asked, answer: Future[dict[int, Found]]) -> tuple[int, AnsweredFrame]:
     fits = {object_id: guidance.fit for object_id, guidance in asked.guidances.items()}
-    return asked.frame, _Frame(asked.image, asked.prompts, answer.result(), fits, asked.flows, asked.scale)
-
-
-def _inside(crop: Crop) -> NDArray[np.bool_]:
-    """Return the network's grid inside the region."""
-    inside = np.zeros(crop.size, np.bool_)
-    inside[crop.inner[1] : crop.inner[3], crop.inner[0] : crop.inner[2]] = True
-    return inside
+    return asked.frame, AnsweredFrame(asked.image, asked.prompts, answer.result(), fits, asked.flows, asked.scale)

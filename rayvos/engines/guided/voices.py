@@ -24,13 +24,16 @@ FIT_POWER = 3
 LEAST_FIT = 1e-3  # where no answer fits at all, all count alike
 
 
-def hear_voices(answers: Sequence[Found], propagated: NDArray[np.float32] | None, *, boxed: bool) -> Found:
+def hear_voices(
+    answers: Sequence[Found], propagated: NDArray[np.float32] | None, *, boxed: bool, share: float = 1.0
+) -> Found:
     """Return one answer made of several to the same crop.
 
     Args:
         answers: of networks.
         propagated: one more probability on the same grid; None: there is none.
-        boxed: whether a box was given; without one, all count alike.
+        boxed: whether a box was given; without one, all fit alike.
+        share: how much the propagated one counts beside the others.
 
     Returns:
         the weighted mean of the probabilities; its `quality` is that of the networks', weighted alike.
@@ -39,6 +42,7 @@ def hear_voices(answers: Sequence[Found], propagated: NDArray[np.float32] | None
     if propagated is not None:
         probabilities.append(propagated)
     weights = np.array([_fit(probability, answers[0].crop) if boxed else 1.0 for probability in probabilities])
+    weights[len(answers) :] *= share
     mixed = sum(
         np.float32(weight / weights.sum()) * heard for weight, heard in zip(weights, probabilities, strict=True)
     )
