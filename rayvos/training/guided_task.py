@@ -68,7 +68,7 @@ RECIPES: Mapping[str, Optimisation] = {
         steps=1_500, batch_size=8, learning_rate=1.5e-3, weight_decay=1e-4, warmup_steps=100, ema_decay=0.99
     ),
 }
-"""Recipes of `rayvos train guided`: `default` made the packaged weights."""
+"""Recipes of `rayvos train guided`; `default` made the packaged weights, but for the rate of some steps: metadata."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
