@@ -172,7 +172,7 @@ class GuidedEngine:
             seconds_per_clip=ADAPT_PLANES_S + ADAPT_STEP_S * self._config.adapt_steps if adapts else 0.0,
             seconds_per_masked_object=2 + SECONDS_PER_STEP * self._config.finetune_steps if tunes else 0.0,
             separate_objects=not adapts,
-            num_cpus=2 if on_gpu else 1,
+            num_cpus=2 if tunes else 1,  # without a GPU: objects are sharpened side by side
             num_gpus=1 if on_gpu else 0,
             memory_bytes=((3 if on_gpu else 1) << 30)
             + (40 if tunes else 4) * self._segmenter.network_bytes
