@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -24,6 +24,17 @@ settings.load_profile("busy")
 Images = NDArray[np.uint8]
 
 NUM_FRAMES, HEIGHT, WIDTH = 12, 48, 66
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: small networks are fastest so, and sums come in one order."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def moving_square(num_frames: int = NUM_FRAMES, height: int = HEIGHT, width: int = WIDTH) -> Images:

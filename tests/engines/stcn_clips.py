@@ -12,6 +12,7 @@ from rayvos.annotations.records import Clip, ClipSource, MaskPrompt, ObjectInfo
 from rayvos.engines.stcn.cpu import prepare_for_cpu
 from rayvos.engines.stcn.engine import StcnConfig, StcnEngine
 from rayvos.masks.rle import mask_to_rle
+from tests.engines.memory_images import Images as Images
 from tests.goldens.stcn_cases import formula_network
 
 
@@ -26,30 +27,6 @@ def load_formula(path: str) -> tuple:
 def make_engine(monkeypatch, **options) -> StcnEngine:
     monkeypatch.setattr("rayvos.engines.stcn.engine.load_stcn", load_formula)
     return StcnEngine(StcnConfig(**options), weights="formula", device="cpu")
-
-
-class Images:
-    """Frames in memory, and the order in which they were asked for."""
-
-    def __init__(self, images: np.ndarray) -> None:
-        self.images = images
-        self.num_frames, self.height, self.width = images.shape[:3]
-        self.asked: list[int] = []
-
-    def read(self, frames):
-        assert list(frames) == sorted(set(frames)), "readers take ascending frames"
-        for frame in frames:
-            self.asked.append(frame)
-            yield frame, self.images[frame]
-
-    def close(self) -> None:
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_) -> None:
-        pass
 
 
 HEIGHT, WIDTH, SIDE = 64, 80, 32  # the formula's network finds nothing much smaller

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from rayvos.annotations.records import Box, Clip, ClipSource, ObjectInfo
+from rayvos.annotations.records import Box
 from rayvos.engines.base import Engine
 from rayvos.engines.box2seg.engine import Box2SegConfig, Box2SegEngine
 from rayvos.engines.registry import load_engine
@@ -18,16 +18,11 @@ from rayvos.masks.agreement import box_agreement
 from rayvos.models.box2seg import normalise_crops
 from rayvos.models.registry import build_model, load_model
 from rayvos.models.weights import save_weights
+from tests.engines.memory_images import Images, box_clip, content, noise_images
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SIZE, HEIGHT, WIDTH, NUM_FRAMES = 65, 60, 90, 7
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def decisive(network):
@@ -51,47 +46,12 @@ def make_engine(weights, **options):
     return Box2SegEngine(Box2SegConfig(**options), weights=weights, device="cpu")
 
 
-class Images:
-    """Frames in memory, and a count of those that were asked for."""
-
-    def __init__(self, images, broken=None):
-        self.images, self.broken = images, broken
-        self.num_frames, self.height, self.width = images.shape[:3]
-        self.asked = []
-
-    def read(self, frames):
-        for frame in frames:
-            if frame == self.broken:
-                raise DecodeError(f"clip 'c' frame {frame}: expected a picture, found noise; replace it")
-            self.asked.append(frame)
-            yield frame, self.images[frame]
-
-    def close(self):
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
-
-
-def make_images(num_frames=NUM_FRAMES, height=HEIGHT, width=WIDTH, seed=0):
-    noise = np.random.default_rng(seed).integers(0, 256, (num_frames, height // 5, width // 5, 3), dtype=np.uint8)
-    return np.stack([cv2.resize(frame, (width, height), interpolation=cv2.INTER_CUBIC) for frame in noise])
+def make_images(num_frames=NUM_FRAMES, height=HEIGHT, width=WIDTH):
+    return noise_images(num_frames, height, width)
 
 
 def make_clip(boxes, num_frames=NUM_FRAMES, height=HEIGHT, width=WIDTH):
-    ids = sorted({box.object_id for box in boxes})
-    return Clip(
-        "c",
-        ClipSource("images", "memory"),
-        height,
-        width,
-        num_frames,
-        objects=tuple(ObjectInfo(object_id) for object_id in ids),
-        boxes=tuple(boxes),
-    )
+    return box_clip(boxes, num_frames, height, width)
 
 
 def two_objects():
@@ -104,19 +64,6 @@ def two_objects():
 def label(engine, clip, images=None, frames=None):
     reader = Images(make_images()) if images is None else images
     return list(engine.label(clip, reader, range(clip.num_frames) if frames is None else frames))
-
-
-def content(labels):
-    return [
-        (
-            label.frame,
-            label.object_id,
-            None if label.mask is None else label.mask.tobytes(),
-            label.score,
-            tuple(label.quality.items()),
-        )
-        for label in labels
-    ]
 
 
 def test_every_frame_and_object_has_a_label_and_absence_is_explicit(weights):

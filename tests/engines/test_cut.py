@@ -21,25 +21,22 @@ from rayvos.errors import UsageError
 from rayvos.evaluation.jaccard import jaccard
 from rayvos.masks.boxes import mask_to_box, round_box
 from rayvos.masks.components import drop_specks
+from tests.engines.memory_images import Images
 
 HEIGHT, WIDTH, NUM_FRAMES = 72, 96, 14
 REAL_CLIPS = Path(os.environ.get("RAYVOS_REAL_CLIPS", Path(__file__).parents[2] / "../shared/data/real_clips"))
 
 
-class Images:
-    """Frames in memory; remembers which were asked for and how many were alive at once."""
+class CountedImages(Images):
+    """Frames in memory; remembers how many were alive at once."""
 
     def __init__(self, images):
-        self.images = images
-        self.num_frames, self.height, self.width = images.shape[:3]
-        self.asked = []
+        super().__init__(images)
         self.most_alive = 0
         self._alive = []
 
     def read(self, frames):
-        for frame in frames:
-            self.asked.append(frame)
-            image = self.images[frame].copy()
+        for frame, image in super().read(frames):
             self._alive = [reference for reference in self._alive if reference() is not None]
             self._alive.append(weakref.ref(image))
             self.most_alive = max(self.most_alive, len(self._alive))
@@ -147,7 +144,7 @@ def test_labels_do_not_depend_on_how_frames_were_divided(cues):
 
     parts = []
     for frames in (range(0, 1), range(1, 6), range(6, 7), range(7, 14)):
-        reader = Images(images)
+        reader = CountedImages(images)
         parts += content(label(clip, reader, frames, cues=cues))
         halo = CutEngine(CutConfig(cues=cues)).needs().halo
         assert min(reader.asked) >= frames.start - halo
@@ -192,7 +189,7 @@ def test_memory_stays_bounded_however_long_a_clip_is():
     most = []
     for num_frames in (20, 40):
         images = np.resize(camouflage(10, speed=1)[0], (num_frames, HEIGHT, WIDTH, 3))
-        reader = Images(images)
+        reader = CountedImages(images)
         boxes = [Box(1, frame, 20, 20, 50, 50) for frame in range(num_frames)]
         for _ in CutEngine(CutConfig(max_side=32)).label(make_clip(boxes, num_frames), reader, range(num_frames)):
             pass

@@ -14,16 +14,11 @@ from rayvos.errors import UsageError
 from rayvos.masks.rle import mask_to_rle
 from rayvos.models.registry import build_model
 from rayvos.models.weights import save_weights
+from tests.engines.memory_images import Images
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SIZE, HEIGHT, WIDTH, NUM_FRAMES = 65, 60, 90, 5
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -35,28 +30,13 @@ def weights(tmp_path_factory):
     return path
 
 
-class Images:
-    """Frames in memory: a red disc and a green square that move, on grey noise."""
-
-    def __init__(self):
-        noise = np.random.default_rng(0).integers(90, 120, (NUM_FRAMES, HEIGHT, WIDTH, 3)).astype(np.uint8)
-        self.images, self.num_frames, self.height, self.width = noise, NUM_FRAMES, HEIGHT, WIDTH
-        for frame in range(NUM_FRAMES):
-            self.images[frame][disc(frame)] = (220, 40, 40)
-            self.images[frame][square(frame)] = (40, 220, 40)
-
-    def read(self, frames):
-        for frame in frames:
-            yield frame, self.images[frame]
-
-    def close(self):
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc):
-        pass
+def pictures():
+    """Return frames of a red disc and a green square that move, on grey noise."""
+    images = np.random.default_rng(0).integers(90, 120, (NUM_FRAMES, HEIGHT, WIDTH, 3)).astype(np.uint8)
+    for frame, image in enumerate(images):
+        image[disc(frame)] = (220, 40, 40)
+        image[square(frame)] = (40, 220, 40)
+    return images
 
 
 def disc(frame):
@@ -90,13 +70,13 @@ def make_engine(weights, **options):
 
 
 def masks_of(engine, clip, object_id):
-    labels = engine.label(clip, Images(), range(NUM_FRAMES))
+    labels = engine.label(clip, Images(pictures()), range(NUM_FRAMES))
     return np.stack([label.mask for label in labels if label.object_id == object_id])
 
 
 def certainties_of(engine, clip, object_id):
     """Return the mean margin of each label: it shows the last bit of the probabilities."""
-    labels = engine.label(clip, Images(), range(NUM_FRAMES))
+    labels = engine.label(clip, Images(pictures()), range(NUM_FRAMES))
     return [label.quality["margin"] for label in labels if label.object_id == object_id]
 
 
@@ -135,7 +115,7 @@ def test_tuning_on_one_mask_mends_the_other_frames(weights):
 def test_a_persons_mask_stays_as_it_is_on_its_frame(weights):
     clip = make_clip([(1, 2)])
 
-    table = label_clip(make_engine(weights, finetune_steps=2), clip, images=Images())
+    table = label_clip(make_engine(weights, finetune_steps=2), clip, images=Images(pictures()))
 
     row = next(row for row in table.to_pylist() if (row["frame"], row["object_id"]) == (2, 1))
     assert row["rle"] == mask_to_rle(disc(2))

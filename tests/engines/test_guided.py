@@ -27,22 +27,11 @@ from rayvos.models.guided import build_guided
 from rayvos.models.registry import load_model, packaged_weights
 from rayvos.models.weights import save_weights
 from rayvos.video.source import open_clip
+from tests.engines.memory_images import Images as Images
 
 HEIGHT, WIDTH, NUM_FRAMES = 72, 96, 12
 REAL_CLIPS = Path(os.environ.get("RAYVOS_REAL_CLIPS", Path(__file__).parents[2] / "../shared/data/real_clips"))
 SMALL = {"size": 64, "widths": [8, 8, 12, 16, 16]}
-
-
-class Images:
-    """Frames in memory."""
-
-    def __init__(self, images):
-        self.images = images
-        self.num_frames, self.height, self.width = images.shape[:3]
-
-    def read(self, frames):
-        for frame in frames:
-            yield frame, self.images[frame].copy()
 
 
 def network():

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from rayvos.annotations.records import Box, MaskPrompt
 from rayvos.engines.finetune import object_generator
@@ -15,15 +14,9 @@ from rayvos.models.guided import PLANES
 from tests.engines.test_guided import Images, disc, make_clip, pictures, tight_boxes
 from tests.engines.test_guided import weights as weights
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NUM_FRAMES = 6
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def clip_of(masks):

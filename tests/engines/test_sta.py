@@ -5,14 +5,13 @@ import weakref
 from functools import cache
 from types import SimpleNamespace
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayvos.annotations.records import Box, Clip, ClipSource, ObjectInfo
+from rayvos.annotations.records import Box
 from rayvos.engines.base import Engine
 from rayvos.engines.labeling import label_clip
 from rayvos.engines.registry import load_engine
@@ -25,18 +24,13 @@ from rayvos.errors import DecodeError, UsageError, WeightsError
 from rayvos.models.sta import STA, normalise_bgr
 from rayvos.models.sta_checkpoint import load_sta
 from rayvos.models.weights import save_weights
+from tests.engines.memory_images import Images, box_clip, content, noise_images
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 HEIGHT, WIDTH, NUM_FRAMES = 60, 90, 8
 WINDOW, INTERVAL = 3, 2
 REACH = (WINDOW - 1) * INTERVAL
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -86,40 +80,12 @@ def new_engine(weights, **options):
     return StaEngine(StaConfig(**given), weights=weights, device="cpu")
 
 
-class Images:
-    """Frames in memory, and the frames that were asked for."""
-
-    def __init__(self, images, broken=None):
-        self.images, self.broken = images, broken
-        self.num_frames, self.height, self.width = images.shape[:3]
-        self.asked = []
-
-    def read(self, frames):
-        for frame in frames:
-            if frame == self.broken:
-                raise DecodeError(f"clip 'c' frame {frame}: expected a picture, found noise; replace it")
-            self.asked.append(frame)
-            yield frame, self.images[frame]
-
-    def close(self):
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
-
-
-def make_images(num_frames=NUM_FRAMES, height=HEIGHT, width=WIDTH, seed=0):
-    noise = np.random.default_rng(seed).integers(0, 256, (num_frames, height // 5, width // 5, 3), dtype=np.uint8)
-    return np.stack([cv2.resize(frame, (width, height), interpolation=cv2.INTER_CUBIC) for frame in noise])
+def make_images(num_frames=NUM_FRAMES, height=HEIGHT, width=WIDTH):
+    return noise_images(num_frames, height, width)
 
 
 def make_clip(boxes, num_frames=NUM_FRAMES, height=HEIGHT, width=WIDTH, num_objects=None):
-    ids = range(1, num_objects + 1) if num_objects else sorted({box.object_id for box in boxes})
-    objects = tuple(ObjectInfo(object_id) for object_id in ids)
-    return Clip("c", ClipSource("images", "memory"), height, width, num_frames, objects=objects, boxes=tuple(boxes))
+    return box_clip(boxes, num_frames, height, width, range(1, num_objects + 1) if num_objects else None)
 
 
 def moving(num_frames=NUM_FRAMES, object_id=1):
@@ -135,19 +101,6 @@ def two_objects():
 def label(engine, clip, images=None, frames=None):
     reader = Images(make_images(clip.num_frames, clip.height, clip.width)) if images is None else images
     return list(engine.label(clip, reader, range(clip.num_frames) if frames is None else frames))
-
-
-def content(labels):
-    return [
-        (
-            found.frame,
-            found.object_id,
-            None if found.mask is None else found.mask.tobytes(),
-            found.score,
-            tuple(found.quality.items()),
-        )
-        for found in labels
-    ]
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,8 @@ from rayvos.models.sta_solver import correlate, solve
 from rayvos.models.weights import save_weights
 from tests.goldens.sta_cases import GOLDENS, formula_network, formula_state, load_case, manifest
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 if not GOLDENS.is_dir():
     pytest.skip(f"no golden files at {GOLDENS}; set RAYVOS_GOLDENS", allow_module_level=True)
 NET_CASES = sorted(path.name for path in GOLDENS.glob("net_*.npz"))
@@ -38,14 +40,6 @@ TOLERANCE = {
     "logits": 1e-3,
     "probability": 1e-4,
 }
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def by_object(maps_BChw: torch.Tensor, num_frames: int) -> torch.Tensor:

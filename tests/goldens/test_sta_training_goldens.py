@@ -13,18 +13,12 @@ from rayvos.training.sta_samples import place_frame_crop
 from rayvos.training.sta_task import StaBatch, StaTask, StaTraining
 from tests.goldens.sta_cases import GOLDENS, formula_network
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 if not GOLDENS.is_dir():
     pytest.skip(f"no golden files at {GOLDENS}; set RAYVOS_GOLDENS", allow_module_level=True)
 TRAIN_CASES = sorted(path.name for path in GOLDENS.glob("train_*.npz"))
 TRAINING_GEOMETRY = json.loads((GOLDENS / "crop_geometry.json").read_text())["training"]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_the_golden_folder_holds_training_steps():

@@ -15,13 +15,7 @@ from rayvos.models.sta_parts import enlarge_bicubic
 from rayvos.models.sta_solver import correlate, solve
 from rayvos.models.weights import save_weights
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -21,15 +21,9 @@ from rayvos.video.synthetic import SynthConfig, generate_clip
 from tests.conftest import write_image_folder
 from tests.review.runs import make_clip
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = {"size": "33", "margin": "rel:0.2,min8"}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def plan(options=None, **request):

@@ -20,15 +20,9 @@ from rayvos.training.steps import Trainer
 from rayvos.video.synthetic import SynthConfig
 from rayvos.video.synthetic_set import SetSettings, write_set
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = {"height": 64, "width": 96, "num_frames": 2, "iterations": 2}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def plan(**more):
