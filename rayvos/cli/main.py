@@ -6,6 +6,7 @@ Commands are named as strings and imported when they run, so that `rayvos --help
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import logging
 import sys
@@ -170,4 +171,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run() -> None:
     """Entry point of the console script."""
+    faulthandler.enable()  # a crash in native code says which line it came from
     sys.exit(main())
