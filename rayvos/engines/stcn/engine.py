@@ -7,9 +7,10 @@ an object that no pass knows yet is absent. Without `weights` it works with the 
 pixels, which also sees where optical flow carries the mask before (`models/stcn_compact.py`).
 
 Source: STCN, with its settings (memory every 5th frame, top 20, 480p); rules and numbers of the official
-implementation are in `propagation.py`. Differs: the backward pass and the mixture are ours; the memory holds 50
-predicted frames at most by default, so that a clip longer than 250 frames costs no more per frame than a short one
-(`max_memory_frames=none`: the official way).
+implementation are in `propagation.py`. Differs: the backward pass and the mixture are ours; where a clip has boxes
+besides its masks, masks end near them (`clip_to_box=false`: not); the memory holds 50 predicted frames at most by
+default, so that a clip longer than 250 frames costs no more per frame than a short one (`max_memory_frames=none`: the
+official way).
 
 Why so: the backward pass is done first, for the frames that need it, and waits in a temporary file; holding it in
 memory would bound the clip's length, and passes segment by segment would forget the masks beyond the nearest ones.
