@@ -171,5 +171,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run() -> None:
     """Entry point of the console script."""
-    faulthandler.enable()  # a crash in native code says which line it came from
+    if sys.stderr is not None:  # it may be closed
+        faulthandler.enable()  # a crash in native code says which line it came from
     sys.exit(main())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from importlib.metadata import version
@@ -61,6 +62,14 @@ def test_every_protocol_shows_an_example(capsys: pytest.CaptureFixture[str], pro
     assert main(["eval", protocol, "--help"]) == 0
 
     assert f"rayvos eval {protocol} " in said(capsys).partition("]")[2]
+
+
+def test_a_closed_stderr_is_no_obstacle() -> None:
+    command = f"{shlex.quote(sys.executable)} -c 'from rayvos.cli.main import run; run()' --version 2>&-"
+
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=600, check=False)
+
+    assert (done.returncode, done.stdout) == (0, f"rayvos {version('rayvos')}\n")
 
 
 def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
