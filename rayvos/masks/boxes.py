@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from rayvos.errors import ShapeError
 
 __all__ = [
+    "CLIP_GROWTH",
     "Margin",
     "box_iou",
     "clip_box",
@@ -24,6 +25,7 @@ __all__ = [
     "jitter_box",
     "loosen_box",
     "mask_to_box",
+    "near_box",
     "paint_guidance",
     "paste_probability",
     "round_box",
@@ -31,6 +33,7 @@ __all__ = [
     "xyxy_to_xywh",
 ]
 
+CLIP_GROWTH = 0.1  # Box2Seg specification: a mask may leave its box by this share of the box's width and height
 JITTER_CLIP = 2.5  # Box2Seg code base: deviations are clipped to 2.5 sigma
 
 Box = NDArray[np.float32]
@@ -128,6 +131,17 @@ def paint_guidance(pixels: IntBox, crop: IntBox, size: int) -> NDArray[np.bool_]
     inside_x = (columns >= pixels[0]) & (columns < pixels[2])
     inside_y = (rows >= pixels[1]) & (rows < pixels[3])
     return inside_y[:, None] & inside_x[None, :]
+
+
+def near_box(pixels: IntBox, crop: IntBox) -> NDArray[np.bool_]:
+    """Return the pixels of a crop, (height, width), that lie in a box or at most `CLIP_GROWTH` outside it."""
+    x0, y0, x1, y1 = pixels
+    grow_x, grow_y = round(CLIP_GROWTH * (x1 - x0)), round(CLIP_GROWTH * (y1 - y0))
+    columns, rows = np.arange(crop[0], crop[2]), np.arange(crop[1], crop[3])
+    inside_x = (columns >= x0 - grow_x) & (columns < x1 + grow_x)
+    inside_y = (rows >= y0 - grow_y) & (rows < y1 + grow_y)
+    near: NDArray[np.bool_] = inside_y[:, None] & inside_x[None, :]
+    return near
 
 
 def paste_probability(probability: NDArray[np.float32], crop: IntBox, height: int, width: int) -> NDArray[np.float32]:

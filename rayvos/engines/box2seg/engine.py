@@ -46,7 +46,7 @@ from rayvos.engines.finetune import (
 from rayvos.engines.scores import mean_margin, predicted_iou
 from rayvos.errors import UsageError, WeightsError, choose
 from rayvos.masks.agreement import box_agreement
-from rayvos.masks.boxes import Margin, crop_around, paste_probability, round_box
+from rayvos.masks.boxes import Margin, crop_around, near_box, paste_probability, round_box
 from rayvos.masks.components import drop_specks
 from rayvos.models.box2seg import Box2Seg, normalise_crops
 from rayvos.models.layers import fold_batch_norms
@@ -57,7 +57,6 @@ __all__ = ["Box2SegConfig", "Box2SegEngine", "Precision"]
 Precision = Literal["float32", "bfloat16", "float16"]
 IntBox = tuple[int, int, int, int]
 
-CLIP_GROWTH = 0.1  # Box2Seg specification: the mask may leave the box by this share of its width and height
 WORKERS_BESIDE_GPU = 4  # Python threads: more of them keep the one that launches the GPU's work waiting
 CPU_BATCH, GPU_BATCH = 1, 32  # crops per forward pass; see "Why so" and benchmarks/box2seg_throughput.py
 THRESHOLD = 0.5  # Box2Seg specification
@@ -338,7 +337,7 @@ class Box2SegEngine:
         fitted = paste_probability(probability, (0, 0, width, height), height, width)
         mask: NDArray[np.bool_] = fitted >= THRESHOLD
         if self._config.clip_to_box:
-            mask = drop_specks(mask & _near_box(crop))
+            mask = drop_specks(mask & near_box(crop.pixels, crop.area))
         inside = np.zeros(fitted.shape, np.bool_)
         inside[crop.pixels[1] - y0 : crop.pixels[3] - y0, crop.pixels[0] - x0 : crop.pixels[2] - x0] = True
         quality = {
@@ -372,15 +371,3 @@ def _labels(batch: _Batch, answer: Future[list[_Found]], clip: Clip) -> Iterator
         mask[y0:y1, x0:x1] = result.mask
         score = predicted_iou(result.quality["box_agreement"], result.quality["margin"])
         yield Label(frame, object_id, mask, score, result.quality)
-
-
-def _near_box(crop: _Crop) -> NDArray[np.bool_]:
-    """Return the pixels of a crop that lie in the box or at most `CLIP_GROWTH` outside it."""
-    x0, y0, x1, y1 = crop.pixels
-    grow_x, grow_y = round(CLIP_GROWTH * (x1 - x0)), round(CLIP_GROWTH * (y1 - y0))
-    left, top, right, bottom = crop.area
-    columns, rows = np.arange(left, right), np.arange(top, bottom)
-    inside_x = (columns >= x0 - grow_x) & (columns < x1 + grow_x)
-    inside_y = (rows >= y0 - grow_y) & (rows < y1 + grow_y)
-    near: NDArray[np.bool_] = inside_y[:, None] & inside_x[None, :]
-    return near

@@ -15,10 +15,9 @@ from torch import Tensor
 
 from rayvos.annotations.records import Box, Clip
 from rayvos.engines.stcn.propagation import pad_to_stride
+from rayvos.masks.boxes import CLIP_GROWTH
 
 __all__ = ["BoxLimits"]
-
-GROWTH = 0.1  # of a box's width and height, as in the box-guided engines
 
 
 class BoxLimits:
@@ -60,7 +59,7 @@ class BoxLimits:
             (box.y0, box.y1, self._scale[0], self._size[0]),
             (box.x0, box.x1, self._scale[1], self._size[1]),
         ):
-            grow = GROWTH * (high - low)
+            grow = CLIP_GROWTH * (high - low)
             places = (torch.arange(length) + 0.5) / scale
             sides.append((places >= low - grow) & (places < high + grow))
         return (sides[0][:, None] & sides[1]).float()
