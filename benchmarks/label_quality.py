@@ -21,7 +21,6 @@ not counted.
 from __future__ import annotations
 
 import argparse
-import re
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -173,7 +172,7 @@ def main() -> None:
     cv2.setNumThreads(1)
     step = QUICK_STEP if options.quick else options.step
     clips = list(read_davis(options.clips))
-    means: dict[str, float] = {}
+    means: dict[tuple[str, Hand], float] = {}
     results: dict[str, Any] = {}
     for hand in [*(Hand(jitter=share) for share in options.jitter), *(Hand(loose=share) for share in options.loose)]:
         for method in options.methods:
@@ -187,9 +186,8 @@ def main() -> None:
             seconds_per_label = seconds / max(1, len(pooled))
             calibration = calibrate(pooled)
             report(method, hand, per_clip, overall, calibration, seconds_per_label)
-            name = method + hand.suffix
-            means[name] = overall.iou
-            results[name] = {
+            means[method, hand] = overall.iou
+            results[method + hand.suffix] = {
                 "overall": asdict(overall),
                 "clips": {clip_id: asdict(quality) for clip_id, quality in per_clip.items()},
                 "spearman": calibration and calibration.spearman,
@@ -294,14 +292,13 @@ def calibrate(labels: list[Measured]) -> Calibration | None:
     return calibration_from_pairs([label.score for label in labels], [label.iou for label in labels])
 
 
-def ratios(means: Mapping[str, float]) -> dict[str, float]:
+def ratios(means: Mapping[tuple[str, Hand], float]) -> dict[str, float]:
     """Return the mean IoU of every method, and each against guarded GrabCut with the same boxes."""
-    found = {f"{name}_iou": value for name, value in means.items()}
-    for name, value in means.items():
-        method, *hand = re.split("(?=_(?:jitter|loose)_)", name)
-        base = means.get("".join(["grabcut", *hand]))
+    found = {f"{method}{hand.suffix}_iou": mean for (method, hand), mean in means.items()}
+    for (method, hand), mean in means.items():
+        base = means.get(("grabcut", hand))
         if method != "grabcut" and base:
-            found["".join([f"{method}_over_grabcut", *hand])] = value / base
+            found[f"{method}_over_grabcut{hand.suffix}"] = mean / base
     return found
 
 
