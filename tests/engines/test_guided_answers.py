@@ -5,6 +5,7 @@ from rayvos.engines.cut.crop_cuts import Crop
 from rayvos.engines.cut.frame_flows import FrameFlows
 from rayvos.engines.guided.answers import AnsweredFrame, KeptAnswers, best_masks
 from rayvos.engines.guided.network import Found
+from rayvos.engines.stcn.spool import ProbabilitySpool
 
 CROP = Crop(pixels=(1, 1, 3, 3), area=(0, 0, 4, 4), inner=(1, 1, 3, 3), size=(4, 4))
 IMAGE = np.zeros((4, 4, 3), np.uint8)
@@ -45,7 +46,8 @@ def test_kept_answers_come_back_as_they_were():
         (frame, AnsweredFrame(IMAGE, {}, found, dict.fromkeys(found, 0.5), {}, 1.0)) for frame, found in frames.items()
     ]
 
-    with KeptAnswers() as kept:
+    with ProbabilitySpool() as spool:
+        kept = KeptAnswers(spool)
         assert [frame for frame, _ in kept.keep(answers)] == [3, 5]
         for frame, found in frames.items():
             again = kept.on(FrameFlows(frame, IMAGE, {}, 1.0), {})

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,10 +37,10 @@ class AnsweredFrame:
 
 
 class KeptAnswers:
-    """Answers in a temporary file, beside what little else is needed of them; use as a context manager."""
+    """Answers in a temporary file, beside what little else is needed of them."""
 
-    def __init__(self) -> None:
-        self._spool = ProbabilitySpool()
+    def __init__(self, spool: ProbabilitySpool) -> None:
+        self._spool = spool
         self._rest: dict[int, tuple[dict[int, Found], Mapping[int, float]]] = {}
 
     def keep(self, answers: Iterable[tuple[int, AnsweredFrame]]) -> Iterator[tuple[int, AnsweredFrame]]:
@@ -69,14 +67,6 @@ class KeptAnswers:
             if probabilities is not None
         }
         return AnsweredFrame(shot.image, prompts, found, fits, shot.flows, shot.scale)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._spool.__exit__(kind, error, trace)
 
 
 def best_masks(labels: Iterable[Label], frames_of: Callable[[int], Sequence[int]]) -> list[MaskPrompt]:

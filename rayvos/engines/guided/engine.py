@@ -34,13 +34,7 @@ from rayvos.engines.base import EngineNeeds, FrameReader, Label
 from rayvos.engines.cut.frame_flows import FrameFlows, read_frame_flows
 from rayvos.engines.cut.scribble import ScribbleEngine
 from rayvos.engines.devices import find_device, single_threads
-from rayvos.engines.finetune import (
-    FinetuneMasks,
-    check_finetuning,
-    masked_objects,
-    tuning_masks,
-    used_options,
-)
+from rayvos.engines.finetune import FinetuneMasks, check_finetuning, masked_objects, tuning_masks, used_options
 from rayvos.engines.guided.adapt import adapt_segmenter, check_share
 from rayvos.engines.guided.answers import AnsweredFrame, KeptAnswers, best_masks
 from rayvos.engines.guided.clip_prompts import ClipPrompts
@@ -51,6 +45,7 @@ from rayvos.engines.guided.propagated import PropagatedMasks, view_on_crop
 from rayvos.engines.guided.tuning import sharpen_segmenters
 from rayvos.engines.guided.voices import hear_voices
 from rayvos.engines.stcn.engine import StcnEngine
+from rayvos.engines.stcn.spool import ProbabilitySpool
 from rayvos.errors import UsageError, choose
 from rayvos.masks.boxes import mask_to_box
 
@@ -200,7 +195,7 @@ class GuidedEngine:
         with ExitStack() as stack:
             propagated = None
             if self._propagator is not None and self._config.finetune_propagate and masks:
-                propagated = stack.enter_context(PropagatedMasks(self._propagator))
+                propagated = PropagatedMasks(self._propagator, stack)
                 propagated.add(clip, images, masks, wanted)
             answers = self._answers(images, prompts, wanted, base, segmenters, propagated)
             if self._config.propagate:
@@ -219,8 +214,8 @@ class GuidedEngine:
     ) -> Iterator[tuple[int, AnsweredFrame]]:
         """Yield the answers again, after the best masks of objects without given ones have voted, too."""
         assert self._propagator is not None, "the configuration asks for it"
-        kept = stack.enter_context(KeptAnswers())
-        propagated = stack.enter_context(PropagatedMasks(self._propagator))
+        kept = KeptAnswers(stack.enter_context(ProbabilitySpool()))
+        propagated = PropagatedMasks(self._propagator, stack)
         first = self._labeler().labels(clip, range(clip.num_frames), kept.keep(answers))
         given = {mask.object_id for mask in masks}
         best = [mask for mask in best_masks(first, prompts.frames_of) if mask.object_id not in given]

@@ -13,8 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from types import TracebackType
-from typing import Self
 
 import cv2
 import numpy as np
@@ -34,11 +32,11 @@ SHORT_SIDE = 240  # as the packaged network works; finer maps would say no more
 
 
 class PropagatedMasks:
-    """Probabilities by object and frame; use as a context manager."""
+    """Probabilities by object and frame; their files are closed with `stack`."""
 
-    def __init__(self, engine: StcnEngine) -> None:
+    def __init__(self, engine: StcnEngine, stack: ExitStack) -> None:
         self._engine = engine
-        self._stack = ExitStack()
+        self._stack = stack
         self._spools: dict[int, ProbabilitySpool] = {}
 
     def add(self, clip: Clip, images: FrameReader, masks: Iterable[MaskPrompt], frames: Sequence[int]) -> None:
@@ -60,14 +58,6 @@ class PropagatedMasks:
         """Return the probabilities (h, w) of a frame's objects, of those whose masks were propagated."""
         maps = {object_id: spool.get(frame) for object_id, spool in self._spools.items()}
         return {object_id: found for object_id, found in maps.items() if found is not None}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.close()
 
 
 def view_on_crop(probability: NDArray[np.float32], crop: Crop, height: int, width: int) -> NDArray[np.float32]:
